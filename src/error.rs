@@ -1,0 +1,131 @@
+//! One table of error codes and the one error type that services and protocols return.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// What went wrong, in the words of the wire: the `error` member and the HTTP status that goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// RFC 6749 §5.2: malformed, a parameter missing, repeated or over size.
+    InvalidRequest,
+    /// As [`Code::InvalidRequest`], for a body over the limit (HTTP 413).
+    RequestTooLarge,
+    /// RFC 6749 §5.2: client authentication failed. The text never says why.
+    InvalidClient,
+    /// RFC 6749 §5.2: the grant presented is invalid, expired, used or somebody else's.
+    InvalidGrant,
+    /// RFC 6749 §5.2: this client may not use this grant.
+    UnauthorizedClient,
+    /// RFC 6749 §5.2: no such grant here.
+    UnsupportedGrantType,
+    /// RFC 6749 §5.2: a scope that is unknown, malformed or not the client's.
+    InvalidScope,
+    /// RFC 8707 §2: a resource that is unknown, malformed or not the client's.
+    InvalidTarget,
+    /// Too busy, or the database is gone: nothing happened; try again after [`Error::retry_after`].
+    TemporarilyUnavailable,
+    /// No such page.
+    NotFound,
+    /// The page does not take this method.
+    MethodNotAllowed,
+    /// A mistake of ours; the cause is in the log under the request id.
+    ServerError,
+}
+
+impl Code {
+    /// The `error` member and the HTTP status.
+    pub const fn wire(self) -> (&'static str, u16) {
+        match self {
+            Self::InvalidRequest => ("invalid_request", 400),
+            Self::RequestTooLarge => ("invalid_request", 413),
+            Self::InvalidClient => ("invalid_client", 401),
+            Self::InvalidGrant => ("invalid_grant", 400),
+            Self::UnauthorizedClient => ("unauthorized_client", 400),
+            Self::UnsupportedGrantType => ("unsupported_grant_type", 400),
+            Self::InvalidScope => ("invalid_scope", 400),
+            Self::InvalidTarget => ("invalid_target", 400),
+            Self::TemporarilyUnavailable => ("temporarily_unavailable", 503),
+            Self::NotFound => ("not_found", 404),
+            Self::MethodNotAllowed => ("method_not_allowed", 405),
+            Self::ServerError => ("server_error", 500),
+        }
+    }
+
+    /// The `error` member.
+    pub const fn as_str(self) -> &'static str {
+        self.wire().0
+    }
+
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        self.wire().1
+    }
+}
+
+/// A refusal or a failure. `detail` is written for the caller and safe to show; `cause` is for the log.
+pub struct Error {
+    /// The code that the caller sees.
+    pub code: Code,
+    /// `error_description`: ASCII without `"` and `\` (RFC 6749 §5.2); never input, never a secret.
+    pub detail: Cow<'static, str>,
+    /// What the log says beside it.
+    pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Seconds for `Retry-After`.
+    pub retry_after: Option<u32>,
+}
+
+/// What services and handlers return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error with a code and a text for the caller.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into(), cause: None, retry_after: None }
+    }
+
+    /// The same, with what the log should know.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// 503: nothing happened, try again in `seconds`.
+    pub fn unavailable(detail: &'static str, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..Self::new(Code::TemporarilyUnavailable, detail) }
+    }
+
+    /// 500: a mistake of ours.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(Code::ServerError, "An internal error; the log has it under this request id.").because(cause)
+    }
+
+    /// 400 `invalid_request`.
+    pub fn invalid_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// 401 `invalid_client`: one text for every reason, so that nobody learns which clients exist.
+    pub fn invalid_client() -> Self {
+        Self::new(Code::InvalidClient, "Client authentication failed.")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.detail)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause})"))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}

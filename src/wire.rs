@@ -1,0 +1,207 @@
+//! Words of the wire. A vocabulary is an enum whose spelling, parsing and listing come from one place, so that
+//! dispatch, discovery documents, validation and metric labels cannot drift apart.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+/// Declares an enum of wire words: `as_str`, `ALL`, `FromStr`, `Display`, and serde as the word.
+macro_rules! vocabulary {
+    ($(#[$outer:meta])* $vis:vis enum $name:ident { $($(#[$inner:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        $vis enum $name { $($(#[$inner])* #[serde(rename = $word)] $variant),+ }
+
+        impl $name {
+            /// Every word of this vocabulary, in the order of its definition.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word as it stands on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::wire::UnknownWord;
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                match word { $($word => Ok(Self::$variant),)+ _ => Err($crate::wire::UnknownWord) }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use vocabulary;
+
+/// A word that the vocabulary does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a known word")]
+pub struct UnknownWord;
+
+vocabulary! {
+    /// Grants (RFC 6749 §4) that the token endpoint knows.
+    pub enum GrantType {
+        /// RFC 6749 §4.4.
+        ClientCredentials = "client_credentials",
+    }
+}
+
+vocabulary! {
+    /// How a client authenticates (RFC 7591 §2, `token_endpoint_auth_method`).
+    pub enum AuthMethod {
+        /// RFC 6749 §2.3.1, HTTP Basic.
+        ClientSecretBasic = "client_secret_basic",
+        /// RFC 6749 §2.3.1, in the body.
+        ClientSecretPost = "client_secret_post",
+        /// RFC 7523 §2.2 as updated by RFC 10070.
+        PrivateKeyJwt = "private_key_jwt",
+        /// A public client.
+        None = "none",
+    }
+}
+
+vocabulary! {
+    /// Signature algorithms (RFC 7518 §3.1, RFC 8037, RFC 9864) that we sign with and accept.
+    pub enum Algorithm {
+        /// RSASSA-PKCS1-v1_5 with SHA-256.
+        Rs256 = "RS256",
+        /// Ed25519 under its polymorphic name (RFC 8037).
+        EdDsa = "EdDSA",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// RSASSA-PSS with SHA-256.
+        Ps256 = "PS256",
+    }
+}
+
+vocabulary! {
+    /// What an access token looks like to its resource.
+    pub enum TokenFormat {
+        /// RFC 9068.
+        Jwt = "jwt",
+        /// A random reference; the resource introspects it.
+        Opaque = "opaque",
+    }
+}
+
+vocabulary! {
+    /// Who made a row, and so who may silently change it.
+    pub enum ManagedBy {
+        /// `sealwright apply`.
+        Apply = "apply",
+        /// An administrator, by the UI or the REST API.
+        Admin = "admin",
+        /// The server itself.
+        System = "system",
+    }
+}
+
+/// A set of scope tokens (RFC 6749 §3.3), kept sorted so that equal sets are equal texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope(BTreeSet<String>);
+
+impl Scope {
+    /// Whether `token` is a scope token: 1 or more of `%x21 / %x23-5B / %x5D-7E`, at most 256 here.
+    pub fn is_token(token: &str) -> bool {
+        (1..=256).contains(&token.len()) && token.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+    }
+
+    /// The tokens, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether every token of this set is in `other`.
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.0.is_subset(&other.0)
+    }
+
+    /// Whether `token` is in this set.
+    pub fn contains(&self, token: &str) -> bool {
+        self.0.contains(token)
+    }
+
+    /// The tokens for which `keep` holds.
+    #[must_use]
+    pub fn filter(&self, keep: impl Fn(&str) -> bool) -> Self {
+        Self(self.0.iter().filter(|token| keep(token)).cloned().collect())
+    }
+}
+
+/// A text that RFC 6749 §3.3 does not allow as a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a scope is a list of tokens of visible ASCII without quote and backslash, parted by single spaces")]
+pub struct InvalidScope;
+
+impl FromStr for Scope {
+    type Err = InvalidScope;
+
+    /// Tokens parted by single spaces; the empty text is the empty set; a repeated token counts once.
+    fn from_str(text: &str) -> Result<Self, InvalidScope> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        text.split(' ')
+            .map(|token| if Self::is_token(token) { Ok(token.to_owned()) } else { Err(InvalidScope) })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, token) in self.iter().enumerate() {
+            if at > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(token)?;
+        }
+        Ok(())
+    }
+}
+
+impl serde::Serialize for Scope {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Scope {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rfc6749_3_3_scope_tokens() {
+        assert_eq!("b a b".parse::<Scope>().unwrap().to_string(), "a b");
+        for bad in [" a", "a ", "a  b", "a\tb", "a\"b", "a\\b", "ä", "a\u{0}"] {
+            assert_eq!(bad.parse::<Scope>(), Err(InvalidScope), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_scope_that_parses_prints_and_parses_to_itself(text in ".{0,64}") {
+            if let Ok(scope) = text.parse::<Scope>() {
+                prop_assert_eq!(scope.to_string().parse::<Scope>().unwrap(), scope);
+            }
+        }
+    }
+}
