@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod error;
 pub mod secret;
+pub mod store;
 pub mod wire;

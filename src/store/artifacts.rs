@@ -1,0 +1,102 @@
+//! Everything opaque and short-lived: a kind, an id, an expiry, a body. Kinds never mix.
+
+use std::collections::HashSet;
+
+use super::conn::{execute, fetch, queries};
+use super::{Conn, StoreError, Tx};
+use crate::clock::Micros;
+use crate::wire::vocabulary;
+
+vocabulary! {
+    /// What an artifact is.
+    pub enum Kind {
+        /// The `jti` of a client assertion that was used; the id is a hash of client and `jti`.
+        ClientAssertion = "client_assertion",
+        /// An opaque access token; the id is its SHA-256, the body its description as JSON.
+        AccessToken = "access_token",
+    }
+}
+
+/// Several single uses in one statement; `$1` is the kind. The first of each id wins.
+macro_rules! burn {
+    ($first:literal $($more:literal)*) => {
+        concat!(
+            "INSERT INTO artifacts (kind, id, body, expires_at) VALUES ($1, ", $first, ")",
+            $(", ($1, ", $more, ")",)*
+            " ON CONFLICT (kind, id) DO NOTHING RETURNING id"
+        )
+    };
+}
+
+/// How many rows the long text has.
+const MANY: usize = 32;
+
+queries! {
+    PUT = "INSERT INTO artifacts (kind, id, body, expires_at) VALUES ($1, $2, $3, $4)";
+    GET = "SELECT body FROM artifacts WHERE kind = $1 AND id = $2 AND expires_at > $3";
+    BURN_ONE = burn!("$2, '', $3");
+    BURN_MANY = burn!(
+        "$2, '', $3" "$4, '', $5" "$6, '', $7" "$8, '', $9"
+        "$10, '', $11" "$12, '', $13" "$14, '', $15" "$16, '', $17"
+        "$18, '', $19" "$20, '', $21" "$22, '', $23" "$24, '', $25"
+        "$26, '', $27" "$28, '', $29" "$30, '', $31" "$32, '', $33"
+        "$34, '', $35" "$36, '', $37" "$38, '', $39" "$40, '', $41"
+        "$42, '', $43" "$44, '', $45" "$46, '', $47" "$48, '', $49"
+        "$50, '', $51" "$52, '', $53" "$54, '', $55" "$56, '', $57"
+        "$58, '', $59" "$60, '', $61" "$62, '', $63" "$64, '', $65"
+    );
+    SWEEP = "DELETE FROM artifacts WHERE (kind, id) IN \
+             (SELECT kind, id FROM artifacts WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+}
+
+/// The id of an artifact: a SHA-256.
+pub type Key = [u8; 32];
+
+/// Stores a new artifact.
+pub async fn put(tx: &mut Tx, kind: Kind, id: &Key, body: &str, expires_at: Micros) -> Result<(), StoreError> {
+    execute!(tx, PUT, kind.as_str(), &id[..], body, expires_at).map(drop)
+}
+
+/// The body of a live artifact.
+pub async fn get(conn: &mut Conn, kind: Kind, id: &Key, now: Micros) -> Result<Option<String>, StoreError> {
+    let row: Option<(String,)> = fetch!(optional, conn, GET, kind.as_str(), &id[..], now)?;
+    Ok(row.map(|(body,)| body))
+}
+
+/// Uses ids up, each once and for all: those that nobody had used before. `ids` are (id, when it may be forgotten).
+pub async fn burn(tx: &mut Tx, kind: Kind, ids: &[(Key, Micros)]) -> Result<HashSet<Key>, StoreError> {
+    let mut first = HashSet::with_capacity(ids.len());
+    for chunk in ids.chunks(MANY) {
+        let burnt: Vec<(Vec<u8>,)> = match chunk {
+            [] => Vec::new(),
+            [(id, expires_at)] => fetch!(all, tx, BURN_ONE, kind.as_str(), &id[..], *expires_at)?,
+            // A short batch is filled up with its own last row, which is burnt once all the same.
+            [.., last] => burn_many(tx, kind, chunk.iter().chain(std::iter::repeat(last)).take(MANY)).await?,
+        };
+        first.extend(burnt.into_iter().filter_map(|(id,)| Key::try_from(id).ok()));
+    }
+    Ok(first)
+}
+
+async fn burn_many(
+    tx: &mut Tx,
+    kind: Kind,
+    rows: impl Iterator<Item = &(Key, Micros)>,
+) -> Result<Vec<(Vec<u8>,)>, StoreError> {
+    match tx.on() {
+        super::conn::On::Sqlite(conn) => {
+            let query = sqlx::query_as(BURN_MANY).bind(kind.as_str());
+            rows.fold(query, |query, (id, expires_at)| query.bind(&id[..]).bind(*expires_at)).fetch_all(conn).await
+        }
+        super::conn::On::Postgres(conn) => {
+            let query = sqlx::query_as(BURN_MANY).bind(kind.as_str());
+            rows.fold(query, |query, (id, expires_at)| query.bind(&id[..]).bind(*expires_at)).fetch_all(conn).await
+        }
+    }
+    .map_err(StoreError::from)
+}
+
+/// Forgets up to `limit` artifacts that expired before `now`.
+pub async fn sweep(tx: &mut Tx, now: Micros, limit: i64) -> Result<u64, StoreError> {
+    execute!(tx, SWEEP, now, limit)
+}

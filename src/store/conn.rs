@@ -1,0 +1,90 @@
+//! A connection of either engine, and the macros that run one SQL text on both.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres, SqliteConnection, Transaction};
+
+use super::Shared;
+
+/// A connection that the functions of the row files work on.
+pub struct Conn {
+    raw: Raw,
+    shared: Arc<Shared>,
+}
+
+pub(super) enum Raw {
+    SqliteReader(PoolConnection<sqlx::Sqlite>),
+    SqliteWriter(SqliteConnection),
+    Postgres(PoolConnection<Postgres>),
+    PostgresTx(Transaction<'static, Postgres>),
+}
+
+/// What the macros dispatch on: the compiler makes both arms from one text.
+pub(super) enum On<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
+}
+
+impl Conn {
+    pub(super) fn new(raw: Raw, shared: Arc<Shared>) -> Self {
+        Self { raw, shared }
+    }
+
+    /// The engine's connection, for one statement.
+    pub(super) fn on(&mut self) -> On<'_> {
+        self.shared.statements.fetch_add(1, Ordering::Relaxed);
+        match &mut self.raw {
+            Raw::SqliteReader(conn) => On::Sqlite(conn),
+            Raw::SqliteWriter(conn) => On::Sqlite(conn),
+            Raw::Postgres(conn) => On::Postgres(conn),
+            Raw::PostgresTx(conn) => On::Postgres(conn),
+        }
+    }
+
+    pub(super) fn into_raw(self) -> Raw {
+        self.raw
+    }
+}
+
+/// Declares this file's SQL texts and lists them for the test that prepares each on both engines.
+macro_rules! queries {
+    ($($name:ident = $sql:expr;)+) => {
+        $(const $name: &str = $sql;)+
+        pub(super) const QUERIES: &[(&str, &str)] =
+            &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
+    };
+}
+
+/// Runs a statement: the number of rows it changed.
+macro_rules! execute {
+    ($conn:expr, $sql:expr $(, $bind:expr)* $(,)?) => {
+        match $conn.on() {
+            $crate::store::conn::On::Sqlite(conn) => {
+                sqlx::query($sql)$(.bind($bind))*.execute(conn).await.map(|done| done.rows_affected())
+            }
+            $crate::store::conn::On::Postgres(conn) => {
+                sqlx::query($sql)$(.bind($bind))*.execute(conn).await.map(|done| done.rows_affected())
+            }
+        }
+        .map_err($crate::store::StoreError::from)
+    };
+}
+
+/// Runs a query and gives its rows as a type that is `FromRow` on both engines. `fetch!(optional, …)` gives
+/// at most one, `fetch!(all, …)` every row, `fetch!(one, …)` fails without one.
+macro_rules! fetch {
+    (one, $($rest:tt)*) => { fetch!(@fetch_one, $($rest)*) };
+    (optional, $($rest:tt)*) => { fetch!(@fetch_optional, $($rest)*) };
+    (all, $($rest:tt)*) => { fetch!(@fetch_all, $($rest)*) };
+    (@$how:ident, $conn:expr, $sql:expr $(, $bind:expr)* $(,)?) => {
+        match $conn.on() {
+            $crate::store::conn::On::Sqlite(conn) => sqlx::query_as($sql)$(.bind($bind))*.$how(conn).await,
+            $crate::store::conn::On::Postgres(conn) => sqlx::query_as($sql)$(.bind($bind))*.$how(conn).await,
+        }
+        .map_err($crate::store::StoreError::from)
+    };
+}
+
+pub(super) use {execute, fetch, queries};

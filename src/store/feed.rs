@@ -1,0 +1,149 @@
+//! The change feed: what changed, in the order of commits, for every node to follow.
+
+use sqlx::FromRow;
+use sqlx::postgres::PgListener;
+use sqlx::{Executor, Row};
+
+use super::conn::{On, execute, fetch, queries};
+use super::{Conn, Db, Engine, StoreError, Tx};
+use crate::clock::Micros;
+use crate::wire::vocabulary;
+
+vocabulary! {
+    /// What a change is about.
+    pub enum Kind {
+        /// A client or one of its credentials; the id is the `client_id`.
+        Client = "client",
+        /// A resource or its scopes; the id is the identifier.
+        Resource = "resource",
+        /// A signing key; the id is the `kid`.
+        SigningKey = "signing_key",
+        /// A revocation; the id is `kind:id` as in [`super::revocations`].
+        Revocation = "revocation",
+    }
+}
+
+queries! {
+    NEXT = "UPDATE change_head SET seq = seq + 1 WHERE one = 1 RETURNING seq";
+    HEAD = "SELECT seq FROM change_head WHERE one = 1";
+    ADD = "INSERT INTO changes (seq, kind, id, at) VALUES ($1, $2, $3, $4)";
+    SINCE = "SELECT seq, kind, id, at FROM changes WHERE seq > $1 ORDER BY seq LIMIT 1000";
+    OLDEST = "SELECT MIN(seq) FROM changes";
+    SWEEP = "DELETE FROM changes WHERE seq IN (SELECT seq FROM changes WHERE at < $1 ORDER BY seq LIMIT $2)";
+}
+
+/// PostgreSQL's doorbell; the poll is the truth. One channel for a database: another schema's bell only wakes us.
+const CHANNEL: &str = "sealwright_changes";
+const RING: &str = "SELECT pg_notify('sealwright_changes', '')";
+/// Differs after another connection has committed; SQLite only.
+const DATA_VERSION: &str = "PRAGMA data_version";
+/// PostgreSQL's clock in microseconds.
+const POSTGRES_NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
+/// One change of the feed.
+#[derive(Clone, Debug, FromRow)]
+pub struct Change {
+    /// The feed's sequence number; changes of one transaction share it.
+    pub seq: i64,
+    /// What it is about: a word of [`Kind`], or one that only a later release knows.
+    pub kind: String,
+    /// Which one.
+    pub id: String,
+    /// When it was written.
+    pub at: Micros,
+}
+
+/// Takes the next sequence number, and with it the feed's lock until the commit; so it comes last.
+pub(super) async fn append(tx: &mut Tx, announced: &[(Kind, String)]) -> Result<i64, StoreError> {
+    let (seq,): (i64,) = fetch!(one, tx, NEXT)?;
+    let now = tx.now();
+    for (kind, id) in announced {
+        execute!(tx, ADD, seq, kind.as_str(), id, now)?;
+    }
+    Ok(seq)
+}
+
+pub(super) async fn ring(tx: &mut Tx) -> Result<(), StoreError> {
+    if let On::Postgres(conn) = tx.on() {
+        conn.execute(RING).await?;
+    }
+    Ok(())
+}
+
+/// Up to 1,000 changes after `seq`, in order.
+pub async fn since(conn: &mut Conn, seq: i64) -> Result<Vec<Change>, StoreError> {
+    fetch!(all, conn, SINCE, seq)
+}
+
+/// The number of the last committed change.
+pub async fn head(conn: &mut Conn) -> Result<i64, StoreError> {
+    let (seq,): (i64,) = fetch!(one, conn, HEAD)?;
+    Ok(seq)
+}
+
+/// The oldest change that is still kept: a reader that lags behind it reads everything anew.
+pub async fn oldest(conn: &mut Conn) -> Result<Option<i64>, StoreError> {
+    let (seq,): (Option<i64>,) = fetch!(one, conn, OLDEST)?;
+    Ok(seq)
+}
+
+/// Forgets up to `limit` changes older than `before`.
+pub async fn sweep(tx: &mut Tx, before: Micros, limit: i64) -> Result<u64, StoreError> {
+    execute!(tx, SWEEP, before, limit)
+}
+
+/// The connection by which a node follows the feed, kept for its life: SQLite's `data_version` compares with
+/// what the same connection saw before.
+pub struct Follower {
+    conn: Conn,
+    data_version: i64,
+}
+
+impl Follower {
+    /// A follower that has seen nothing yet.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn new(db: &Db) -> Result<Self, StoreError> {
+        Ok(Self { conn: db.reader().await?, data_version: -1 })
+    }
+
+    /// The connection, to read with.
+    pub fn conn(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+
+    /// Whether something may have changed since the last call. On PostgreSQL always: the poll is the truth.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn stirred(&mut self) -> Result<bool, StoreError> {
+        let On::Sqlite(conn) = self.conn.on() else { return Ok(true) };
+        let version: i64 = sqlx::query(DATA_VERSION).fetch_one(conn).await?.try_get(0)?;
+        let stirred = version != self.data_version;
+        self.data_version = version;
+        Ok(stirred)
+    }
+
+    /// The database's clock, when it has one of its own.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn database_now(&mut self) -> Result<Option<Micros>, StoreError> {
+        let On::Postgres(conn) = self.conn.on() else { return Ok(None) };
+        Ok(Some(sqlx::query(POSTGRES_NOW).fetch_one(conn).await?.try_get(0)?))
+    }
+}
+
+impl Db {
+    /// PostgreSQL's doorbell of other nodes' changes; `None` on SQLite.
+    ///
+    /// # Errors
+    /// When the listener cannot connect.
+    pub async fn listener(&self) -> Result<Option<PgListener>, StoreError> {
+        let Engine::Postgres(pool) = &self.engine else { return Ok(None) };
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Some(listener))
+    }
+}

@@ -1,0 +1,363 @@
+//! The database. One file per kind of row, the SQL text beside the function that runs it, one text for both
+//! engines: SQLite (one file, one writer task) and PostgreSQL (a pool).
+//!
+//! Reading: `db.reader().await?`, then the functions of the row files. Changing: [`Db::write`], whose closure
+//! gets a [`Tx`]; what is announced with [`Tx::announce`] reaches every node by the change feed.
+
+pub mod artifacts;
+pub mod audit;
+pub mod clients;
+mod conn;
+pub mod feed;
+pub mod meta;
+mod migrate;
+pub mod nodes;
+pub mod resources;
+pub mod revocations;
+pub mod signing_keys;
+mod sqlite;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Micros};
+use crate::secret::Secret;
+
+pub use conn::Conn;
+pub use sqlite::Lock;
+pub use write::{Committed, JobFuture, Tx};
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A file of this machine.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL; it may carry a password.
+    Postgres(Secret),
+}
+
+/// How the database is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it is.
+    pub location: Location,
+    /// The largest number of connections (SQLite: readers; the writer is one more).
+    pub max_connections: u32,
+    /// How long one call may take, waiting included.
+    pub deadline: Duration,
+}
+
+/// What the database could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or cannot work: full, locked, gone. Nothing happened.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The outcome is unknown: the commit failed or nobody answered in time. It may have happened.
+    #[error("the outcome of a change is unknown: {0}")]
+    Unknown(String),
+    /// The statement itself failed: a mistake of ours, or a row that another one forbids.
+    #[error("a statement failed: {0}")]
+    Statement(#[source] sqlx::Error),
+    /// The database is not what this binary expects.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+impl StoreError {
+    /// Whether a unique constraint refused a row.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Statement(sqlx::Error::Database(cause)) if cause.is_unique_violation())
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(cause: sqlx::Error) -> Self {
+        use sqlx::error::ErrorKind;
+        match &cause {
+            sqlx::Error::Database(database) if !matches!(database.kind(), ErrorKind::Other) => Self::Statement(cause),
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::RowNotFound => Self::Statement(cause),
+            _ => Self::Unavailable(cause.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for crate::error::Error {
+    /// Fail closed: a database that is gone is 503, a statement that failed is 500.
+    fn from(cause: StoreError) -> Self {
+        match cause {
+            StoreError::Unavailable(_) | StoreError::Unknown(_) => {
+                Self::unavailable("The database is not available; try again.", 2).because(cause)
+            }
+            StoreError::Statement(_) | StoreError::Unfit(_) => Self::internal(cause),
+        }
+    }
+}
+
+/// The database of one issuer. Cloning is cheap.
+#[derive(Clone)]
+pub struct Db {
+    engine: Engine,
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone)]
+enum Engine {
+    Sqlite(sqlite::Sqlite),
+    Postgres(PgPool),
+}
+
+struct Shared {
+    location: Location,
+    deadline: Duration,
+    clock: Clock,
+    /// Rung after each commit of this process that announced something.
+    doorbell: Notify,
+    statements: AtomicU64,
+}
+
+impl Db {
+    /// Opens the database; SQLite's file is made when it is missing. Does not migrate.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be reached.
+    pub async fn open(options: Options, clock: Clock) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared {
+            location: options.location.clone(),
+            deadline: options.deadline,
+            clock,
+            doorbell: Notify::new(),
+            statements: AtomicU64::new(0),
+        });
+        let engine = match &options.location {
+            Location::Sqlite(path) => Engine::Sqlite(sqlite::Sqlite::open(path, &options, shared.clone()).await?),
+            Location::Postgres(url) => Engine::Postgres(postgres_pool(url, &options).await?),
+        };
+        Ok(Self { engine, shared })
+    }
+
+    /// A connection to read with. SQLite's cannot write.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none is free before the deadline.
+    pub async fn reader(&self) -> Result<Conn, StoreError> {
+        let wait = self.shared.deadline;
+        let conn = match &self.engine {
+            Engine::Sqlite(sqlite) => {
+                tokio::time::timeout(wait, sqlite.reader()).await.map(|got| got.map(conn::Raw::SqliteReader))
+            }
+            Engine::Postgres(pool) => {
+                tokio::time::timeout(wait, pool.acquire()).await.map(|got| got.map(conn::Raw::Postgres))
+            }
+        };
+        match conn {
+            Ok(Ok(raw)) => Ok(Conn::new(raw, self.shared.clone())),
+            Ok(Err(cause)) => Err(cause.into()),
+            Err(_) => Err(StoreError::Unavailable("no connection was free in time".into())),
+        }
+    }
+
+    /// Reads with `job` under the deadline.
+    ///
+    /// # Errors
+    /// What `job` met, or [`StoreError::Unavailable`] when the deadline passed.
+    pub async fn read<T, F>(&self, job: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut Conn) -> JobFuture<'c, T>,
+    {
+        let work = async {
+            let mut conn = self.reader().await?;
+            job(&mut conn).await
+        };
+        tokio::time::timeout(self.shared.deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("a query took too long".into())))
+    }
+
+    /// Brings the schema up to this binary's.
+    ///
+    /// # Errors
+    /// When a migration fails, or the database was changed by hand.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        migrate::run(self).await
+    }
+
+    /// Whether the schema is at least this binary's.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_migrated(&self) -> Result<bool, StoreError> {
+        migrate::is_current(self).await
+    }
+
+    /// Waits until this process has committed something that it announced.
+    pub async fn doorbell(&self) {
+        self.shared.doorbell.notified().await;
+    }
+
+    /// How many statements this process has sent; tests hold the hot path to zero by it.
+    pub fn statements(&self) -> u64 {
+        self.shared.statements.load(Ordering::Relaxed)
+    }
+
+    /// The file, when this is SQLite.
+    pub fn sqlite_path(&self) -> Option<&Path> {
+        match &self.shared.location {
+            Location::Sqlite(path) => Some(path),
+            Location::Postgres(_) => None,
+        }
+    }
+
+    /// Connections in use and idle, and changes that wait for the writer.
+    pub fn load(&self) -> Load {
+        let (size, idle, queue) = match &self.engine {
+            Engine::Sqlite(sqlite) => (sqlite.pool().size(), sqlite.pool().num_idle(), sqlite.queued()),
+            Engine::Postgres(pool) => (pool.size(), pool.num_idle(), 0),
+        };
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+        Load { busy: size.saturating_sub(idle), idle, queue }
+    }
+
+    fn now(&self) -> Micros {
+        self.shared.clock.now()
+    }
+}
+
+/// How busy the database connections are.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Connections at work.
+    pub busy: u32,
+    /// Connections waiting for work.
+    pub idle: u32,
+    /// Changes that wait for SQLite's writer.
+    pub queue: usize,
+}
+
+async fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> {
+    // The cause may quote the URL, and the URL may hold a password.
+    let connect: PgConnectOptions =
+        url.expose().parse().map_err(|_| StoreError::Unfit("database.url is not a PostgreSQL URL".into()))?;
+    let milliseconds = options.deadline.as_millis().to_string();
+    let connect = connect.application_name("sealwright").options([
+        ("statement_timeout", milliseconds.as_str()),
+        ("lock_timeout", milliseconds.as_str()),
+        ("idle_in_transaction_session_timeout", "15000"),
+    ]);
+    let pool = PgPoolOptions::new()
+        .max_connections(options.max_connections)
+        .acquire_timeout(options.deadline)
+        .test_before_acquire(false)
+        .connect_lazy_with(connect);
+    Ok(pool)
+}
+
+/// Every SQL text, for the test that prepares each of them on both engines: (name, text).
+pub fn queries() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [
+        artifacts::QUERIES,
+        audit::QUERIES,
+        clients::QUERIES,
+        feed::QUERIES,
+        meta::QUERIES,
+        migrate::QUERIES,
+        nodes::QUERIES,
+        resources::QUERIES,
+        revocations::QUERIES,
+        signing_keys::QUERIES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fresh() -> (Db, PathBuf) {
+        let folder = std::env::temp_dir()
+            .join(format!("sealwright-store-{:x}", u128::from_be_bytes(crate::secret::random().unwrap())));
+        std::fs::create_dir(&folder).unwrap();
+        let options = Options {
+            location: Location::Sqlite(folder.join("test.db")),
+            max_connections: 4,
+            deadline: Duration::from_secs(5),
+        };
+        let db = Db::open(options, Clock::system()).await.unwrap();
+        assert!(!db.is_migrated().await.unwrap());
+        db.migrate().await.unwrap();
+        assert!(db.is_migrated().await.unwrap());
+        (db, folder)
+    }
+
+    #[tokio::test]
+    async fn a_job_that_fails_takes_nothing_else_with_it() {
+        let (db, folder) = fresh().await;
+        let good = db.write(|tx| Box::pin(meta::decide(tx, "a", "1")));
+        let bad = db.write(|tx| {
+            Box::pin(async move {
+                meta::decide(tx, "b", "1").await?;
+                Err::<(), _>(StoreError::Unfit("no".into()))
+            })
+        });
+        let panics = db.write::<(), _>(|_| Box::pin(async { panic!("on purpose") }));
+        let late = db.write(|tx| Box::pin(meta::decide(tx, "c", "1")));
+        let (good, bad, panics, late) = tokio::join!(good, bad, panics, late);
+        assert_eq!(good.unwrap().value, "1");
+        assert!(bad.is_err() && panics.is_err());
+        assert_eq!(late.unwrap().value, "1");
+        let mut conn = db.reader().await.unwrap();
+        assert_eq!(meta::get(&mut conn, "b").await.unwrap(), None);
+        assert_eq!(meta::get(&mut conn, "c").await.unwrap().as_deref(), Some("1"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn readers_cannot_write_and_changes_are_numbered_in_order() {
+        let (db, folder) = fresh().await;
+        let mut conn = db.reader().await.unwrap();
+        let refused = sqlx::query("DELETE FROM meta");
+        let conn::On::Sqlite(raw) = conn.on() else { panic!("not SQLite") };
+        assert!(refused.execute(raw).await.is_err());
+        for n in 1..=3 {
+            let committed = db.write(move |tx| {
+                Box::pin(async move {
+                    tx.announce(feed::Kind::Client, format!("c{n}"));
+                    Ok(())
+                })
+            });
+            assert_eq!(committed.await.unwrap().seq, Some(n));
+        }
+        let changes = feed::since(&mut conn, 1).await.unwrap();
+        assert_eq!(changes.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["c2", "c3"]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_id_burns_once_also_twice_in_one_batch() {
+        let (db, folder) = fresh().await;
+        let ids: Vec<(artifacts::Key, Micros)> = (0..70u8).map(|n| ([n % 40; 32], i64::MAX)).collect();
+        let first = db.write(move |tx| {
+            Box::pin(async move { artifacts::burn(tx, artifacts::Kind::ClientAssertion, &ids).await })
+        });
+        assert_eq!(first.await.unwrap().value.len(), 40);
+        let again = vec![([7; 32], i64::MAX), ([99; 32], i64::MAX)];
+        let second = db.write(move |tx| {
+            Box::pin(async move { artifacts::burn(tx, artifacts::Kind::ClientAssertion, &again).await })
+        });
+        assert_eq!(second.await.unwrap().value.into_iter().collect::<Vec<_>>(), [[99; 32]]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

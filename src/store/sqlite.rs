@@ -1,0 +1,227 @@
+//! SQLite: one writer task that drains its queue into one commit, and a pool that can only read.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::sync::{mpsc, oneshot};
+
+use super::conn::{On, Raw};
+use super::write::{Committed, JobFuture, Tx};
+use super::{Conn, Options, Shared, StoreError};
+use crate::clock::{Micros, micros};
+
+/// The largest number of jobs in one commit: more only adds to the first one's wait.
+const BATCH: usize = 256;
+const QUEUE: usize = 4096;
+
+#[derive(Clone)]
+pub(super) struct Sqlite {
+    connect: SqliteConnectOptions,
+    readers: SqlitePool,
+    jobs: mpsc::Sender<Job>,
+    deadline: Duration,
+    shared: Arc<Shared>,
+}
+
+/// A job, its latest start, and what to tell its caller once the commit is decided.
+struct Job {
+    start_by: Micros,
+    run: Box<dyn for<'t> FnOnce(Start<'t>) -> Pin<Box<dyn Future<Output = Ended> + Send + 't>> + Send>,
+}
+
+enum Start<'t> {
+    Now(&'t mut Tx),
+    TooLate,
+}
+
+struct Ended {
+    /// Whether the job's statements stand.
+    keep: bool,
+    announced: bool,
+    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
+
+impl Sqlite {
+    pub(super) async fn open(path: &Path, options: &Options, shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(options.deadline)
+            .statement_cache_capacity(256)
+            .pragma("trusted_schema", "OFF")
+            .pragma("journal_size_limit", "67108864");
+        let writer = connect.connect().await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.deadline)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect.clone().pragma("query_only", "ON"));
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(write_loop(Conn::new(Raw::SqliteWriter(writer), shared.clone()), queue, shared.clone()));
+        Ok(Self { connect, readers, jobs, deadline: options.deadline, shared })
+    }
+
+    pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>, sqlx::Error> {
+        self.readers.acquire().await
+    }
+
+    /// A connection of its own that may write: migrations only.
+    pub(super) async fn connect(&self) -> Result<sqlx::SqliteConnection, sqlx::Error> {
+        self.connect.connect().await
+    }
+
+    pub(super) fn pool(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+
+    /// Queues `job`; `answer` is called after the commit that holds it.
+    pub(super) async fn submit<T, F>(
+        &self,
+        job: F,
+        answer: oneshot::Sender<Result<Committed<T>, StoreError>>,
+    ) -> Result<(), StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
+    {
+        let job = Job {
+            start_by: self.shared.clock.monotonic() + micros(self.deadline),
+            run: Box::new(move |start| Box::pin(perform(job, answer, start))),
+        };
+        match tokio::time::timeout(self.deadline, self.jobs.send(job)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::Unavailable("the writer has stopped".into())),
+            Err(_) => Err(StoreError::Unavailable("the writer's queue is full".into())),
+        }
+    }
+}
+
+async fn perform<T, F>(job: F, answer: oneshot::Sender<Result<Committed<T>, StoreError>>, start: Start<'_>) -> Ended
+where
+    T: Send + 'static,
+    F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
+{
+    let outcome = match start {
+        Start::Now(tx) => tx.run(job).await,
+        Start::TooLate => Err(StoreError::Unavailable("the writer was too busy".into())),
+    };
+    Ended {
+        keep: outcome.is_ok(),
+        announced: outcome.as_ref().is_ok_and(|committed| committed.seq.is_some()),
+        // The caller may have gone away; its change stands all the same.
+        answer: Box::new(move |commit| drop(answer.send(commit.and(outcome)))),
+    }
+}
+
+async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shared>) {
+    let mut tx = Tx::new(conn, shared.clock.now());
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        tx.set_now(shared.clock.now());
+        let began = command(&mut tx, "BEGIN IMMEDIATE").await;
+        let mut ended = Vec::with_capacity(batch.len());
+        for job in batch.drain(..) {
+            if began.is_ok() && shared.clock.monotonic() <= job.start_by {
+                ended.push(in_savepoint(&mut tx, job).await);
+            } else {
+                ended.push((job.run)(Start::TooLate).await);
+            }
+        }
+        let outcome = match began {
+            Ok(()) => commit(&mut tx).await,
+            Err(cause) => Err(cause),
+        };
+        if outcome.is_ok() && ended.iter().any(|job| job.announced) {
+            shared.doorbell.notify_one();
+        }
+        for job in ended {
+            (job.answer)(again(&outcome));
+        }
+    }
+    if let Raw::SqliteWriter(conn) = tx.into_conn().into_raw() {
+        let _ = conn.close().await;
+    }
+}
+
+/// One job fails alone: its savepoint goes, the others' work stays.
+async fn in_savepoint(tx: &mut Tx, job: Job) -> Ended {
+    let opened = command(tx, "SAVEPOINT job").await;
+    if opened.is_err() {
+        return (job.run)(Start::TooLate).await;
+    }
+    let mut ended = (job.run)(Start::Now(tx)).await;
+    let closed =
+        if ended.keep { command(tx, "RELEASE job").await } else { command(tx, "ROLLBACK TO job; RELEASE job").await };
+    if let Err(cause) = closed {
+        let answer = ended.answer;
+        ended = Ended { keep: false, announced: false, answer: Box::new(move |commit| answer(commit.and(Err(cause)))) };
+    }
+    ended
+}
+
+/// A COMMIT that failed is unknown, never "not done".
+async fn commit(tx: &mut Tx) -> Result<(), StoreError> {
+    let Err(cause) = command(tx, "COMMIT").await else { return Ok(()) };
+    let _ = command(tx, "ROLLBACK").await;
+    Err(StoreError::Unknown(cause.to_string()))
+}
+
+async fn command(tx: &mut Tx, text: &'static str) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Sqlite(conn) => conn.execute(text).await.map(drop).map_err(StoreError::from),
+        On::Postgres(_) => Err(StoreError::Unfit("the writer is SQLite's".into())),
+    }
+}
+
+fn again(outcome: &Result<(), StoreError>) -> Result<(), StoreError> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(StoreError::Unknown(text)) => Err(StoreError::Unknown(text.clone())),
+        Err(cause) => Err(StoreError::Unavailable(cause.to_string())),
+    }
+}
+
+/// An exclusive lock on a file beside the database, held until dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
+
+impl Lock {
+    /// The lock of the one `serve` on a SQLite file. `None`: another process has it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn serving(database: &Path) -> std::io::Result<Option<Self>> {
+        let file = open_lock(database, "lock")?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(cause)) => Err(cause),
+        }
+    }
+
+    /// The lock under which migrations run; waits for it.
+    pub(super) fn migrating(database: &Path) -> std::io::Result<Self> {
+        let file = open_lock(database, "migrate-lock")?;
+        file.lock()?;
+        Ok(Self(file))
+    }
+}
+
+fn open_lock(database: &Path, suffix: &str) -> std::io::Result<File> {
+    let mut name: PathBuf = database.to_owned();
+    name.as_mut_os_string().push(format!(".{suffix}"));
+    OpenOptions::new().create(true).truncate(false).write(true).open(name)
+}
