@@ -101,6 +101,28 @@ vocabulary! {
     }
 }
 
+vocabulary! {
+    /// What a client's credential is.
+    pub enum CredentialKind {
+        /// A secret that we generated: its SHA-256, in base64url.
+        GeneratedSecret = "generated_secret",
+        /// A secret that was chosen elsewhere: Argon2id, as a PHC string.
+        ImportedSecret = "imported_secret",
+        /// A public key as a JWK.
+        Jwk = "jwk",
+    }
+}
+
+vocabulary! {
+    /// Whom a client assertion must name as its audience.
+    pub enum AssertionAudience {
+        /// The issuer, as a string (RFC 10070).
+        Issuer = "issuer",
+        /// The issuer, or the token endpoint's URL as RFC 7523 allowed; both as a string.
+        IssuerOrTokenEndpoint = "issuer_or_token_endpoint",
+    }
+}
+
 /// A set of scope tokens (RFC 6749 §3.3), kept sorted so that equal sets are equal texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope(BTreeSet<String>);

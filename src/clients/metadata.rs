@@ -1,0 +1,279 @@
+//! The client model: RFC 7591 metadata names for the API, `apply` files and export, and the few fields of our own.
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use crate::wire::{Algorithm, AssertionAudience, AuthMethod, GrantType, Scope};
+
+/// What a client is, without its id and its credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientMetadata {
+    /// What people call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_name: Option<String>,
+    /// Its home page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_uri: Option<String>,
+    /// Whom to ask about it, mail addresses most often.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contacts: Vec<String>,
+    /// RFC 7591 §2: names the software, the same over its instances and versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub software_id: Option<String>,
+    /// RFC 7591 §2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub software_version: Option<String>,
+    /// Which grants it may use. Empty: it gets no tokens (a gateway that only introspects).
+    pub grant_types: Vec<GrantType>,
+    /// How it authenticates: this way and no other.
+    pub token_endpoint_auth_method: AuthMethod,
+    /// With `private_key_jwt`: the one algorithm of its assertions; left out, any that fits its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_endpoint_auth_signing_alg: Option<Algorithm>,
+    /// With `private_key_jwt`: where its public keys are, instead of `jwks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_uri: Option<String>,
+    /// The scopes that it may ask for, and gets when it asks for none.
+    #[serde(skip_serializing_if = "Scope::is_empty")]
+    pub scope: Scope,
+    /// Ours: identifiers of the resources that its tokens may be for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<String>,
+    /// Ours: identifiers of the resources that it is or guards: it may introspect tokens for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub serves: Vec<String>,
+    /// Ours: lifetime of its access tokens in seconds, when shorter or longer than the resource's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token_lifetime: Option<u32>,
+    /// Ours: browser origins from which it calls token and revocation (CORS).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_origins: Vec<String>,
+    /// Ours: whom its assertions must name as audience.
+    #[serde(skip_serializing_if = "is_issuer")]
+    pub client_assertion_audience: AssertionAudience,
+    /// Ours: refuse assertions without `typ: client-authentication+jwt` (RFC 10070).
+    #[serde(skip_serializing_if = "is_false")]
+    pub require_client_assertion_typ: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_issuer(audience: &AssertionAudience) -> bool {
+    *audience == AssertionAudience::Issuer
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Default for ClientMetadata {
+    fn default() -> Self {
+        Self {
+            client_name: None,
+            client_uri: None,
+            contacts: Vec::new(),
+            software_id: None,
+            software_version: None,
+            grant_types: vec![GrantType::ClientCredentials],
+            token_endpoint_auth_method: AuthMethod::ClientSecretBasic,
+            token_endpoint_auth_signing_alg: None,
+            jwks_uri: None,
+            scope: Scope::default(),
+            resources: Vec::new(),
+            serves: Vec::new(),
+            access_token_lifetime: None,
+            allowed_origins: Vec::new(),
+            client_assertion_audience: AssertionAudience::Issuer,
+            require_client_assertion_typ: false,
+        }
+    }
+}
+
+/// A field that cannot stand, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {text}")]
+pub struct Invalid {
+    /// The metadata name.
+    pub field: &'static str,
+    /// What is wrong and what would be right.
+    pub text: String,
+}
+
+impl Invalid {
+    /// A field and what is wrong with it.
+    pub fn new(field: &'static str, text: impl Into<String>) -> Self {
+        Self { field, text: text.into() }
+    }
+}
+
+impl ClientMetadata {
+    /// Everything that is wrong with it by itself; what it refers to is checked by who saves it.
+    /// `max_lifetime` in seconds, `allow_http` for a `jwks_uri` by plain http.
+    pub fn check(&self, max_lifetime: u32, allow_http: bool) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        let texts = [
+            ("client_name", self.client_name.as_deref()),
+            ("software_id", self.software_id.as_deref()),
+            ("software_version", self.software_version.as_deref()),
+        ];
+        for (field, text) in texts {
+            wrong.extend(text.and_then(|text| check_text(field, text).err()));
+        }
+        wrong.extend(self.contacts.iter().filter_map(|text| check_text("contacts", text).err()));
+        wrong.extend(self.client_uri.as_deref().and_then(|uri| check_uri("client_uri", uri, allow_http).err()));
+        wrong.extend(self.jwks_uri.as_deref().and_then(|uri| check_uri("jwks_uri", uri, allow_http).err()));
+        wrong.extend(self.allowed_origins.iter().filter_map(|origin| check_origin(origin).err()));
+        wrong.extend(check_lifetime("access_token_lifetime", self.access_token_lifetime, max_lifetime).err());
+
+        let method = self.token_endpoint_auth_method;
+        if method != AuthMethod::PrivateKeyJwt {
+            let only = "is only for token_endpoint_auth_method = \"private_key_jwt\"";
+            if self.jwks_uri.is_some() {
+                wrong.push(Invalid::new("jwks_uri", only));
+            }
+            if self.token_endpoint_auth_signing_alg.is_some() {
+                wrong.push(Invalid::new("token_endpoint_auth_signing_alg", only));
+            }
+        }
+        // RFC 6749 §4.4: the client credentials grant is for confidential clients only.
+        if method == AuthMethod::None && self.grant_types.contains(&GrantType::ClientCredentials) {
+            wrong.push(Invalid::new("grant_types", "a client that cannot authenticate (none) cannot use client_credentials"));
+        }
+        if method == AuthMethod::None && !self.serves.is_empty() {
+            wrong.push(Invalid::new("serves", "a client that cannot authenticate (none) cannot introspect"));
+        }
+        wrong
+    }
+}
+
+/// 1 to 200 characters, none of them a control character or a bidirectional override.
+pub fn check_text(field: &'static str, text: &str) -> Result<(), Invalid> {
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(hidden) {
+        return Err(Invalid::new(field, "takes 1 to 200 visible characters"));
+    }
+    Ok(())
+}
+
+/// Seconds from 1 to the configured ceiling.
+pub fn check_lifetime(field: &'static str, seconds: Option<u32>, max: u32) -> Result<(), Invalid> {
+    match seconds {
+        Some(seconds) if !(1..=max).contains(&seconds) => {
+            Err(Invalid::new(field, format!("takes 1 to {max} seconds (tokens.max_access_token_lifetime_seconds)")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An absolute https URL (or http, where allowed) without user info and fragment.
+pub fn check_uri(field: &'static str, uri: &str, allow_http: bool) -> Result<(), Invalid> {
+    let url = parse_plain(uri).ok_or_else(|| Invalid::new(field, "takes an absolute https URL"))?;
+    let fine = (url.scheme() == "https" || allow_http && url.scheme() == "http")
+        && url.host().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.fragment().is_none();
+    if fine { Ok(()) } else { Err(Invalid::new(field, "takes an absolute https URL without user info and fragment")) }
+}
+
+/// RFC 8707 §2: an absolute URI without fragment; here also of printable ASCII and at most 500 characters.
+pub fn check_identifier(field: &'static str, uri: &str) -> Result<(), Invalid> {
+    let printable = uri.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
+    if uri.len() > 500 || !printable || uri.contains(['#', '"', '\\']) || Url::parse(uri).is_err() {
+        return Err(Invalid::new(field, "takes an absolute URI without fragment, at most 500 characters (RFC 8707)"));
+    }
+    Ok(())
+}
+
+/// An origin as a browser sends it: scheme, host, port unless it is the default one. http only on loopback.
+fn check_origin(origin: &str) -> Result<(), Invalid> {
+    let wrong = || Invalid::new("allowed_origins", "takes origins as a browser sends them, like https://app.example.com");
+    let url = parse_plain(origin).ok_or_else(wrong)?;
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    let scheme = url.scheme() == "https" || url.scheme() == "http" && loopback;
+    if scheme && url.origin().ascii_serialization() == origin { Ok(()) } else { Err(wrong()) }
+}
+
+/// The URL, unless the parser had to drop or change white space to read it.
+fn parse_plain(text: &str) -> Option<Url> {
+    if text.len() > 2000 || text.bytes().any(|byte| byte <= b' ' || byte == b'\\' || byte >= 0x7f) {
+        return None;
+    }
+    Url::parse(text).ok()
+}
+
+/// A `client_id`: 1 to 128 characters of `[A-Za-z0-9._~:/-]`, and not in the form of a UUID, which is a person's
+/// `sub` (RFC 9700 §4.15).
+pub fn check_client_id(client_id: &str) -> Result<(), Invalid> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._~:/-".contains(&byte);
+    if !(1..=128).contains(&client_id.len()) || !client_id.bytes().all(allowed) {
+        return Err(Invalid::new("client_id", "takes 1 to 128 characters of A-Z a-z 0-9 . _ ~ : / -"));
+    }
+    let bare: String = client_id.trim_start_matches("urn:uuid:").chars().filter(|c| *c != '-').collect();
+    if bare.len() == 32 && bare.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Invalid::new("client_id", "may not look like a UUID: those are subjects of people"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(metadata: &ClientMetadata) -> Vec<&'static str> {
+        metadata.check(3600, false).iter().map(|wrong| wrong.field).collect()
+    }
+
+    #[test]
+    fn a_plain_client_is_fine() {
+        assert!(fields(&ClientMetadata::default()).is_empty());
+    }
+
+    #[test]
+    fn t07_uris_of_other_schemes_are_refused() {
+        for bad in [
+            "javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "vbscript:x", "file:///etc/passwd", "blob:x",
+            " https://a.test", "\thttps://a.test", "\nhttps://a.test", "http://a.test", "https://u:p@a.test", "https://a.test#f", "//a.test",
+        ] {
+            let client = ClientMetadata { client_uri: Some(bad.into()), ..ClientMetadata::default() };
+            assert_eq!(fields(&client), ["client_uri"], "{bad:?}");
+            let method = AuthMethod::PrivateKeyJwt;
+            let client = ClientMetadata { jwks_uri: Some(bad.into()), token_endpoint_auth_method: method, ..ClientMetadata::default() };
+            assert_eq!(fields(&client), ["jwks_uri"], "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rfc6749_4_4_client_credentials_needs_a_client_that_authenticates() {
+        let client = ClientMetadata { token_endpoint_auth_method: AuthMethod::None, ..ClientMetadata::default() };
+        assert_eq!(fields(&client), ["grant_types"]);
+    }
+
+    #[test]
+    fn origins_are_as_browsers_send_them() {
+        for (origin, fine) in [
+            ("https://app.example.com", true), ("https://app.example.com:8443", true), ("http://localhost:3000", true),
+            ("http://127.0.0.1:3000", true), ("https://app.example.com/", false), ("https://app.example.com:443", false),
+            ("http://app.example.com", false), ("null", false), ("*", false), ("https://APP.example.com", false),
+        ] {
+            let client = ClientMetadata { allowed_origins: vec![origin.into()], ..ClientMetadata::default() };
+            assert_eq!(fields(&client).is_empty(), fine, "{origin}");
+        }
+    }
+
+    #[test]
+    fn s11_a_client_id_does_not_look_like_a_subject() {
+        assert!(check_client_id("orders-sync").is_ok());
+        assert!(check_client_id("https://a.example/client").is_ok());
+        for bad in ["", "a b", "a\u{0}", "ä", "6fa459ea-ee8a-3ca4-894e-db77e160355e", "6FA459EAEE8A3CA4894EDB77E160355E"] {
+            assert!(check_client_id(bad).is_err(), "{bad}");
+        }
+        assert!(check_client_id(&"a".repeat(129)).is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Client secrets. Generated ones (256 random bits) are kept as SHA-256; imported ones as Argon2id, computed on a
+//! bounded pool and, once it fitted, remembered in memory under a key of this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Algorithm as Variant, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+use super::{Credential, Proof};
+use crate::error::{Error, Result};
+use crate::secret::{Id, NoRandomness, Prefix, Secret, equal, random, sha256};
+
+/// How much work a guess costs, and how much of it may go on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct HashSettings {
+    /// Memory for one hash, in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub iterations: u32,
+    /// Hashes at once; each takes `memory_kib`.
+    pub concurrency: usize,
+    /// Hashes that may wait; more are answered 503.
+    pub queue: usize,
+}
+
+/// The bounded pool for Argon2id and the memory of what it found right.
+pub struct SecretHasher {
+    argon2: Argon2<'static>,
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    queue: usize,
+    /// A well-formed hash that nothing fits: unknown clients cost what known ones do.
+    dummy: String,
+    key: hmac::Key,
+    remembered: Cache<Id, [u8; 32]>,
+}
+
+/// The text that is stored for a generated secret.
+pub fn digest_to_text(secret: &Secret) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(sha256(secret.expose().as_bytes()))
+}
+
+pub(super) fn digest_from_text(text: &str) -> Option<[u8; 32]> {
+    BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+}
+
+impl SecretHasher {
+    /// A pool with these bounds.
+    ///
+    /// # Errors
+    /// 500 when the settings are out of Argon2's ranges or there is no randomness.
+    pub fn new(settings: HashSettings) -> Result<Self> {
+        let params = Params::new(settings.memory_kib, settings.iterations, 1, None).map_err(|cause| Error::internal(cause.to_string()))?;
+        let argon2 = Argon2::new(Variant::Argon2id, Version::V0x13, params);
+        let nothing = random::<32>()?;
+        let dummy = hash(&argon2, &nothing)?;
+        Ok(Self {
+            argon2,
+            permits: Arc::new(Semaphore::new(settings.concurrency)),
+            waiting: AtomicUsize::new(0),
+            queue: settings.queue,
+            dummy,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()?),
+            remembered: Cache::new(100_000),
+        })
+    }
+
+    /// Hashes a secret that was chosen elsewhere; takes its time, on the caller's thread.
+    ///
+    /// # Errors
+    /// 500 without randomness.
+    pub fn hash_imported(&self, secret: &Secret) -> Result<String> {
+        hash(&self.argon2, secret.expose().as_bytes())
+    }
+
+    /// The first of `credentials` that `presented` fits. The time taken depends on the form of `presented` and on
+    /// nothing else: what looks generated is compared by SHA-256, anything else costs one Argon2id at least, also
+    /// when there is no credential at all.
+    ///
+    /// # Errors
+    /// 503 when too many hashes wait.
+    pub async fn find<'c>(&self, presented: &Secret, credentials: &[&'c Credential]) -> Result<Option<&'c Credential>> {
+        if Prefix::ClientSecret.matches(presented.expose()) {
+            let digest = sha256(presented.expose().as_bytes());
+            // Every credential is compared, whichever fits.
+            return Ok(credentials.iter().fold(None, |found, credential| match &credential.proof {
+                Proof::Generated(known) if equal(known, &digest) => found.or(Some(*credential)),
+                _ => found,
+            }));
+        }
+        let tag = hmac::sign(&self.key, presented.expose().as_bytes());
+        let imported = || credentials.iter().filter_map(|credential| match &credential.proof {
+            Proof::Imported(phc) => Some((*credential, phc)),
+            _ => None,
+        });
+        for (credential, _) in imported() {
+            if self.remembered.get(&credential.id).is_some_and(|known| equal(&known, tag.as_ref())) {
+                return Ok(Some(credential));
+            }
+        }
+        let mut worked = false;
+        for (credential, phc) in imported() {
+            worked = true;
+            if self.verify(presented, phc).await? {
+                let mut known = [0; 32];
+                known.copy_from_slice(tag.as_ref());
+                self.remembered.insert(credential.id, known);
+                return Ok(Some(credential));
+            }
+        }
+        if !worked {
+            self.verify(presented, &self.dummy).await?;
+        }
+        Ok(None)
+    }
+
+    /// Whether `presented` fits the PHC string `phc`, on the pool.
+    ///
+    /// # Errors
+    /// 503 when too many wait.
+    pub async fn verify(&self, presented: &Secret, phc: &str) -> Result<bool> {
+        let busy = || Error::unavailable("Too many secrets are being checked; try again.", 1);
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let permit = if waiting < self.queue { self.permits.clone().acquire_owned().await.ok() } else { None };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let permit = permit.ok_or_else(busy)?;
+        let (argon2, presented, phc) = (self.argon2.clone(), presented.clone(), phc.to_owned());
+        let fits = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            PasswordHash::new(&phc).is_ok_and(|known| argon2.verify_password(presented.expose().as_bytes(), &known).is_ok())
+        });
+        fits.await.map_err(Error::internal)
+    }
+}
+
+fn hash(argon2: &Argon2<'_>, secret: &[u8]) -> Result<String> {
+    let salt: [u8; 16] = random().map_err(|cause: NoRandomness| Error::internal(cause))?;
+    let hash = argon2.hash_password_with_salt(secret, &salt).map_err(|cause| Error::internal(cause.to_string()))?;
+    Ok(hash.to_string())
+}
