@@ -20,7 +20,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -125,6 +125,7 @@ struct Shared {
     /// Rung after each commit of this process that announced something.
     doorbell: Notify,
     statements: AtomicU64,
+    write_failed: AtomicBool,
 }
 
 impl Db {
@@ -139,6 +140,7 @@ impl Db {
             clock,
             doorbell: Notify::new(),
             statements: AtomicU64::new(0),
+            write_failed: AtomicBool::new(false),
         });
         let engine = match &options.location {
             Location::Sqlite(path) => Engine::Sqlite(sqlite::Sqlite::open(path, &options, shared.clone()).await?),
@@ -209,6 +211,11 @@ impl Db {
     /// How many statements this process has sent; tests hold the hot path to zero by it.
     pub fn statements(&self) -> u64 {
         self.shared.statements.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last commit failed: full, gone, read-only. A node's lease rests on writing too.
+    pub fn write_failed(&self) -> bool {
+        self.shared.write_failed.load(Ordering::Relaxed)
     }
 
     /// The file, when this is SQLite.

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -144,6 +145,7 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
             Ok(()) => commit(&mut tx).await,
             Err(cause) => Err(cause),
         };
+        shared.write_failed.store(outcome.is_err(), Ordering::Relaxed);
         if outcome.is_ok() && ended.iter().any(|job| job.announced) {
             shared.doorbell.notify_one();
         }

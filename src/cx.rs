@@ -1,0 +1,81 @@
+//! What every service is handed: the parts of one issuer, the time, and who asks.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::audit::Audit;
+use crate::clients::replay::Replay;
+use crate::clients::secret::SecretHasher;
+use crate::clients::{Registry, RemoteKeys};
+use crate::clock::{Clock, Micros};
+use crate::config::Issuer;
+use crate::issue::KnownTokens;
+use crate::issue::revocations::Revocations;
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::nodes::Node;
+use crate::resources::Catalog;
+use crate::store::Db;
+
+/// The services of one issuer. There is nothing global: many issuers in one process are many of these.
+pub struct Services {
+    /// Who we are.
+    pub issuer: Issuer,
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// What operators watch.
+    pub metrics: Metrics,
+    /// Signing keys.
+    pub keys: Keys,
+    /// APIs and their scopes.
+    pub resources: ArcSwap<Catalog>,
+    /// Clients.
+    pub clients: Registry,
+    /// Public keys that clients publish.
+    pub remote_keys: RemoteKeys,
+    /// Argon2id for imported secrets.
+    pub hasher: SecretHasher,
+    /// Ids that may be used once.
+    pub replay: Replay,
+    /// What was taken back.
+    pub revocations: Revocations,
+    /// Tokens whose signature was checked.
+    pub known_tokens: KnownTokens,
+    /// The audit trail.
+    pub audit: Audit,
+    /// This node's lease and its place in the change feed.
+    pub node: Node,
+    /// Lifetime of access tokens in seconds, where neither client nor resource says otherwise.
+    pub access_token_lifetime: u32,
+}
+
+/// One request's view of the services.
+#[derive(Clone)]
+pub struct Cx<'s> {
+    services: &'s Services,
+    /// The time of this request.
+    pub now: Micros,
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// What its log lines and audit events are found by.
+    pub request_id: Arc<str>,
+}
+
+impl<'s> Cx<'s> {
+    /// A view of `services` now.
+    pub fn new(services: &'s Services, peer: IpAddr, request_id: Arc<str>) -> Self {
+        Self { services, now: services.clock.now(), peer, request_id }
+    }
+}
+
+impl Deref for Cx<'_> {
+    type Target = Services;
+    fn deref(&self) -> &Services {
+        self.services
+    }
+}

@@ -1,0 +1,104 @@
+//! What a token is, if it is alive: the one check behind introspection, revocation and (later) userinfo.
+
+use std::sync::Arc;
+
+use moka::sync::Cache;
+
+use super::AccessClaims;
+use crate::clock::SECOND;
+use crate::cx::Cx;
+use crate::error::{Error, Result};
+use crate::keys::jws::Jws;
+use crate::secret::{Prefix, sha256};
+use crate::store::artifacts;
+
+/// Longer texts are no tokens of ours.
+const LONGEST: usize = 8 * 1024;
+
+/// A token whose signature (or row) was checked. Whether it is alive is asked anew each time.
+#[derive(Debug)]
+pub struct Described {
+    /// Its claims.
+    pub claims: AccessClaims,
+    /// The key that signed it; none for an opaque one.
+    kid: Option<String>,
+}
+
+/// Tokens seen before, by SHA-256: a signature is verified once.
+pub struct KnownTokens(Cache<[u8; 32], Arc<Described>>);
+
+impl Default for KnownTokens {
+    fn default() -> Self {
+        Self(Cache::new(50_000))
+    }
+}
+
+/// The token, when it is ours, unexpired, not taken back, and its client and resources are still there.
+/// `None` says nothing about why.
+///
+/// # Errors
+/// 503 when something must be read and the database cannot.
+pub async fn describe(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
+    let Some(described) = recognise(cx, token).await? else { return Ok(None) };
+    Ok(if is_alive(cx, &described).await? { Some(described) } else { None })
+}
+
+/// Our token, dead or alive.
+async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
+    if token.len() > LONGEST {
+        return Ok(None);
+    }
+    let id = sha256(token.as_bytes());
+    if let Some(known) = cx.known_tokens.0.get(&id) {
+        return Ok(Some(known));
+    }
+    let found = if Prefix::AccessToken.matches(token) {
+        stored(cx, id).await?
+    } else {
+        signed(cx, token)
+    };
+    let found = found.map(Arc::new);
+    if let Some(found) = &found {
+        cx.known_tokens.0.insert(id, found.clone());
+    }
+    Ok(found)
+}
+
+async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
+    let now = cx.now;
+    let read = cx.db.read(move |conn| {
+        Box::pin(async move { artifacts::get(conn, artifacts::Kind::AccessToken, &id, now).await })
+    });
+    let Some(body) = read.await? else { return Ok(None) };
+    let claims = serde_json::from_str(&body).map_err(Error::internal)?;
+    Ok(Some(Described { claims, kid: None }))
+}
+
+/// RFC 9068 §4: `typ`, signature by one of our keys under its own algorithm, issuer. Time comes later, each time.
+fn signed(cx: &Cx<'_>, token: &str) -> Option<Described> {
+    let jws = Jws::parse(token, LONGEST).ok()?;
+    if !jws.has_typ("at+jwt") {
+        return None;
+    }
+    let ring = cx.keys.ring();
+    let kid = ring.verify_own(&jws).ok()?.kid.clone();
+    let claims: AccessClaims = serde_json::from_slice(jws.payload()).ok()?;
+    (claims.iss == cx.issuer.as_str()).then_some(Described { claims, kid: Some(kid) })
+}
+
+async fn is_alive(cx: &Cx<'_>, described: &Described) -> Result<bool> {
+    let Described { claims, kid } = described;
+    let in_time = cx.now < claims.exp * SECOND;
+    // A key that was taken back takes its tokens with it.
+    let key_stands = kid.as_ref().is_none_or(|kid| cx.keys.ring().public(kid).is_some());
+    // Whole seconds at issue: a token of the second of a "revoke all" counts as issued before it.
+    let revoked = cx.revocations.covers(&claims.jti, &claims.client_id, claims.iat * SECOND);
+    if !in_time || !key_stands || revoked {
+        return Ok(false);
+    }
+    let resources = cx.resources.load();
+    if !claims.aud.iter().all(|identifier| resources.resource(identifier).is_some()) {
+        return Ok(false);
+    }
+    Ok(cx.clients.get(&claims.client_id).await?.is_some_and(|client| !client.disabled))
+}

@@ -1,0 +1,333 @@
+//! The node lease and the change feed (mechanisms.md): why a node may answer from memory, and why a change that
+//! takes something away is over once its caller hears 200.
+//!
+//! The rule in full. A node writes its lease row, then reads and applies the feed, and only then counts on the
+//! lease, for less long than the row says. Whoever takes something away commits it, then waits until no
+//! row holds an unexpired lease without having applied it. A node whose row the waiter did not see writes it
+//! after the commit, so its read of the feed meets the change before it answers from memory again.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Micros, SECOND, micros};
+use crate::cx::Services;
+use crate::error::{Error, Result};
+use crate::resources::Catalog;
+use crate::secret::{Id, NoRandomness, random};
+use crate::store::feed::{self, Change, Follower, Kind};
+use crate::store::{Db, Lock, StoreError, nodes, revocations};
+
+/// How long a lease row promises.
+const LEASE: Duration = Duration::from_secs(3);
+/// How long its node counts on it: less, by what clocks of two nodes may differ after following the database's.
+const COUNTED_ON: Duration = Duration::from_millis(2500);
+const RENEW: Duration = Duration::from_secs(1);
+const SQLITE_POLL: Duration = Duration::from_millis(100);
+/// SQLite: the lock file is the lease; the row only says what was applied.
+const FOREVER: Micros = i64::MAX;
+/// How long feed rows are kept; who lags more reads everything anew.
+pub const FEED_KEPT: Duration = Duration::from_secs(3600);
+/// Beyond this the wall clock and the database disagree too much.
+pub const MOST_SKEW: Micros = 5 * SECOND;
+
+/// This node: its lease, and how far it has applied the feed.
+pub struct Node {
+    id: Id,
+    clock: Clock,
+    /// Until when, on the monotonic clock, the lease may be counted on.
+    counted_until: AtomicI64,
+    applied: watch::Sender<i64>,
+    /// The oldest unapplied change is from this time; 0 when none is known.
+    behind_since: AtomicI64,
+    lock: OnceLock<Lock>,
+}
+
+impl Node {
+    /// A node without a lease yet.
+    ///
+    /// # Errors
+    /// Without randomness for its id.
+    pub fn new(clock: Clock) -> Result<Self, NoRandomness> {
+        Ok(Self {
+            id: random()?,
+            clock,
+            counted_until: AtomicI64::new(0),
+            applied: watch::Sender::new(-1),
+            behind_since: AtomicI64::new(0),
+            lock: OnceLock::new(),
+        })
+    }
+
+    /// Microseconds for which the lease may still be counted on; negative without one.
+    pub fn lease_remaining(&self) -> Micros {
+        self.counted_until.load(Ordering::Acquire) - self.clock.monotonic()
+    }
+
+    /// Whether this node may answer from memory.
+    ///
+    /// # Errors
+    /// 503 without a lease: the database has been out of reach for some seconds.
+    pub fn require_lease(&self) -> Result<()> {
+        if self.lease_remaining() > 0 {
+            return Ok(());
+        }
+        Err(Error::unavailable("This node is cut off from its database; try again.", 2))
+    }
+
+    /// The last change of the feed that this node acts on.
+    pub fn applied(&self) -> i64 {
+        *self.applied.borrow()
+    }
+
+    /// Microseconds since the oldest change that is known and not applied; 0 when there is none.
+    pub fn lag(&self) -> Micros {
+        match self.behind_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => (self.clock.now() - since).max(0),
+        }
+    }
+
+    fn extend(&self, from: Micros) {
+        self.counted_until.fetch_max(from + micros(COUNTED_ON), Ordering::AcqRel);
+    }
+}
+
+/// Why `serve` cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another `serve` has the SQLite file.
+    #[error("another `sealwright serve` runs on this database file; stop it, or use PostgreSQL for several nodes")]
+    Taken,
+    /// The lock file cannot be made.
+    #[error("the lock file beside the database cannot be made: {0}")]
+    Lock(std::io::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Takes the first lease and reads everything into memory; then [`follow`] keeps it so.
+///
+/// # Errors
+/// When another server has the SQLite file, or the database cannot be read.
+pub async fn join(services: &Services) -> Result<Follower, StartError> {
+    let node = &services.node;
+    if let Some(path) = services.db.sqlite_path() {
+        let lock = Lock::serving(path).map_err(StartError::Lock)?.ok_or(StartError::Taken)?;
+        let _ = node.lock.set(lock);
+        // Rows of servers that crashed: we hold the lock, so none of them runs.
+        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, FOREVER).await })).await?;
+    }
+    let mut follower = Follower::new(&services.db).await?;
+    let started = follow_clock(services, &mut follower).await?;
+    renew(services).await?;
+    let head = feed::head(follower.conn()).await?;
+    reload(services, &mut follower).await?;
+    follower.stirred().await?;
+    node.applied.send_replace(head);
+    catch_up(services, &mut follower).await?;
+    publish_applied(services).await?;
+    node.extend(started);
+    Ok(follower)
+}
+
+/// Follows the feed and keeps the lease until `stop`; then gives the lease back.
+pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: CancellationToken) {
+    let sqlite = services.db.sqlite_path().is_some();
+    let pause = if sqlite { SQLITE_POLL } else { RENEW };
+    let mut bell = None;
+    let mut renewed_at = services.clock.monotonic();
+    while !stop.is_cancelled() {
+        if !sqlite && bell.is_none() {
+            bell = services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+            () = services.db.doorbell() => {}
+            heard = ring(bell.as_mut()) => if !heard { bell = None },
+        }
+        let due = sqlite || services.clock.monotonic() - renewed_at >= micros(RENEW) * 9 / 10;
+        match step(&services, &mut follower, due).await {
+            Ok(()) if due => renewed_at = services.clock.monotonic(),
+            Ok(()) => {}
+            Err(cause) => {
+                tracing::error!(%cause, "the change feed cannot be followed");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                // The connection may be the trouble.
+                if let Ok(fresh) = Follower::new(&services.db).await {
+                    follower = fresh;
+                }
+            }
+        }
+    }
+    services.node.counted_until.store(0, Ordering::Release);
+    let id = services.node.id;
+    let _ = services.db.write(move |tx| Box::pin(async move { nodes::remove(tx, id).await })).await;
+}
+
+async fn ring(bell: Option<&mut PgListener>) -> bool {
+    match bell {
+        Some(bell) => bell.recv().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> Result<(), StoreError> {
+    let bound = micros(LEASE).unsigned_abs();
+    let work = async {
+        let started = if renewing { Some(follow_clock(services, follower).await?) } else { None };
+        if renewing && services.db.sqlite_path().is_none() || services.db.write_failed() {
+            renew(services).await?;
+        }
+        let applied = services.node.applied();
+        if follower.stirred().await? {
+            catch_up(services, follower).await?;
+        }
+        if let Some(started) = started {
+            services.node.extend(started);
+        }
+        if services.node.applied() > applied {
+            publish_applied(services).await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_micros(bound), work)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("the database did not answer within a lease".into())))
+}
+
+/// Sets the clock by the database's; gives the monotonic time before anything was asked.
+async fn follow_clock(services: &Services, follower: &mut Follower) -> Result<Micros, StoreError> {
+    let before = services.clock.monotonic();
+    match follower.database_now().await? {
+        Some(now) => services.clock.follow(now, before.midpoint(services.clock.monotonic())),
+        None => services.clock.follow_system(),
+    }
+    Ok(before)
+}
+
+async fn renew(services: &Services) -> Result<(), StoreError> {
+    let (id, applied) = (services.node.id, services.node.applied());
+    let until = if services.db.sqlite_path().is_some() { FOREVER } else { services.clock.now() + micros(LEASE) };
+    services.db.write(move |tx| Box::pin(async move { nodes::renew(tx, id, until, applied).await })).await.map(drop)
+}
+
+async fn publish_applied(services: &Services) -> Result<(), StoreError> {
+    let (id, applied) = (services.node.id, services.node.applied());
+    services.db.write(move |tx| Box::pin(async move { nodes::applied(tx, id, applied).await })).await.map(drop)
+}
+
+/// Applies what is new, in order.
+async fn catch_up(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    loop {
+        let applied = services.node.applied();
+        let changes = feed::since(follower.conn(), applied).await?;
+        let (Some(first), Some(last)) = (changes.first(), changes.last()) else { break };
+        services.node.behind_since.store(first.at, Ordering::Relaxed);
+        let full = changes.len() >= 1000;
+        let mut last = last.seq;
+        if first.seq > applied + 1 {
+            // Swept before we read it: everything anew, as of a moment after this head.
+            last = feed::head(follower.conn()).await?;
+            reload(services, follower).await?;
+        } else {
+            // A page may end inside a transaction; its last number is applied once it is whole.
+            if full {
+                last -= 1;
+            }
+            apply(services, follower, changes.iter().filter(|change| change.seq <= last)).await?;
+        }
+        services.node.applied.send_replace(last.max(applied));
+        if !full {
+            break;
+        }
+    }
+    services.node.behind_since.store(0, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn apply(services: &Services, follower: &mut Follower, changes: impl Iterator<Item = &Change>) -> Result<(), StoreError> {
+    let (mut resources, mut keys, mut clients) = (false, false, false);
+    for change in changes {
+        match change.kind.parse() {
+            Ok(Kind::Client) => {
+                services.clients.invalidate(&change.id);
+                clients = true;
+            }
+            Ok(Kind::Resource) => resources = true,
+            Ok(Kind::SigningKey) => keys = true,
+            Ok(Kind::Revocation) => services.revocations.learn(revocations::get(follower.conn(), &change.id).await?),
+            // A kind that only a later release writes, and acts on.
+            Err(_) => {}
+        }
+    }
+    if clients {
+        services.clients.reload_origins(follower.conn()).await?;
+    }
+    if resources {
+        services.resources.store(Arc::new(Catalog::load(follower.conn()).await?));
+    }
+    if keys {
+        services.keys.reload(follower.conn()).await?;
+    }
+    Ok(())
+}
+
+async fn reload(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    services.clients.invalidate_all();
+    let conn = follower.conn();
+    services.clients.reload_origins(conn).await?;
+    services.resources.store(Arc::new(Catalog::load(conn).await?));
+    services.keys.reload(conn).await?;
+    services.revocations.learn(revocations::all(conn, services.clock.now()).await?);
+    Ok(())
+}
+
+/// Waits until every running server acts on change `seq`: what a caller of a change that takes something away is
+/// owed before it hears of success.
+///
+/// # Errors
+/// 503 when that cannot be known in time. The change itself stands.
+pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
+    let mut applied = services.node.applied.subscribe();
+    let here = tokio::time::timeout(LEASE + RENEW, applied.wait_for(|applied| *applied >= seq)).await;
+    if !matches!(here, Ok(Ok(_))) {
+        return Err(unknown());
+    }
+    if services.db.sqlite_path().is_some() { Ok(()) } else { acted_on_elsewhere(&services.db, &services.clock, seq).await }
+}
+
+/// The same for a process that is no node: a command beside running servers.
+///
+/// # Errors
+/// 503 when that cannot be known in time. The change itself stands.
+pub async fn acted_on_elsewhere(db: &Db, clock: &Clock, seq: i64) -> Result<()> {
+    let give_up = clock.monotonic() + micros(LEASE + RENEW);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(path) = db.sqlite_path()
+            && Lock::serving(path).is_ok_and(|lock| lock.is_some())
+        {
+            return Ok(());
+        }
+        let now = clock.now();
+        if db.read(move |conn| Box::pin(async move { nodes::behind(conn, now, seq).await })).await? == 0 {
+            return Ok(());
+        }
+        if clock.monotonic() > give_up {
+            return Err(unknown());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn unknown() -> Error {
+    Error::unavailable("The change is stored, but not every node has confirmed it yet; try again.", 1)
+}
