@@ -80,6 +80,16 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What `alg` calls an Ed25519 signature: most verifiers know the older name, RFC 9864 gives it its own.
+    pub enum EdDsaName {
+        /// The polymorphic name (RFC 8037).
+        EdDsa = "EdDSA",
+        /// The fully specified name (RFC 9864).
+        Ed25519 = "Ed25519",
+    }
+}
+
+vocabulary! {
     /// What an access token looks like to its resource.
     pub enum TokenFormat {
         /// RFC 9068.

@@ -1,0 +1,199 @@
+//! Addresses: the issuer, what listeners listen on, and where the database is.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use url::{Host, Url};
+
+use super::value::{Raw, Rule, Setting};
+use crate::secret::Secret;
+
+/// The issuer identifier (RFC 8414 §2): an https (or http) URL without user, query, fragment and trailing slash, in
+/// its normal form, because verifiers compare it byte by byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    text: String,
+    path: usize,
+    https: bool,
+    loopback: bool,
+}
+
+impl Issuer {
+    /// Parses an issuer; `Err` says what is wrong. Plain http is accepted here and judged by
+    /// [`Config::validate`](super::Config::validate), which knows the mode.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        // The URL is not quoted before we know that it carries no password.
+        let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(format!("has the scheme {:?}; allowed: https", url.scheme()));
+        }
+        if !url.username().is_empty() || url.password().is_some() || text.contains('@') {
+            return Err("carries a user name or password, which an issuer may not".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("has a query or a fragment, which an issuer may not".to_owned());
+        }
+        if text.ends_with('/') {
+            return Err("ends with a slash; leave it out".to_owned());
+        }
+        let normal = url.as_str().strip_suffix('/').unwrap_or(url.as_str());
+        if normal != text {
+            return Err(format!("is not in its normal form; write {normal}"));
+        }
+        let path = url.path().trim_end_matches('/');
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if path.split('/').skip(1).any(|segment| segment.is_empty() || !segment.bytes().all(plain)) {
+            return Err(
+                "has a path with other characters than letters, digits and -._~ between single slashes".to_owned()
+            );
+        }
+        let loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => return Err("has no host".to_owned()),
+        };
+        Ok(Self { path: text.len() - path.len(), https: url.scheme() == "https", loopback, text: text.to_owned() })
+    }
+
+    /// The whole identifier, as it stands in `iss`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The path, `""` or `/tenant`: what our endpoints' paths begin with.
+    pub fn path(&self) -> &str {
+        &self.text[self.path..]
+    }
+
+    /// Whether people and services reach us by TLS.
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
+    /// Whether the host is `localhost`, in 127.0.0.0/8, or `[::1]`.
+    pub fn is_loopback(&self) -> bool {
+        self.loopback
+    }
+
+    /// The URL of the endpoint at `path` (`/oauth2/token`).
+    pub fn endpoint(&self, path: &str) -> String {
+        format!("{}{path}", self.text)
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Setting for Issuer {
+    fn kind() -> String {
+        "URL".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        Self::parse(&String::read(raw)?)
+    }
+
+    fn show(&self) -> String {
+        self.text.show()
+    }
+}
+
+/// The addresses that `text`, one item of a `listen` list, stands for: `localhost:PORT` is 127.0.0.1 and `[::1]`,
+/// anything else is one IP address and a port. `Err` says what is wrong.
+pub fn listen_addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let wrong = || format!("{text:?} is not an address to listen on");
+    match text.strip_prefix("localhost:") {
+        Some(port) => {
+            let port = port.parse().map_err(|_| wrong())?;
+            Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()])
+        }
+        None => Ok(vec![text.parse().map_err(|_| wrong())?]),
+    }
+}
+
+/// Whether `text`, one item of a `listen` list, can be reached from this machine only.
+pub fn is_loopback_listen(text: &str) -> bool {
+    let loopback = |address: &SocketAddr| IpAddr::to_canonical(&address.ip()).is_loopback();
+    listen_addresses(text).is_ok_and(|addresses| addresses.iter().all(loopback))
+}
+
+/// The rule of every `listen` list's items.
+pub(super) fn listener() -> Rule<String> {
+    Rule::new("an IP address or localhost, and a port: localhost:8080, 0.0.0.0:8080, [::]:8443", |text: &String| {
+        listen_addresses(text).map(drop)
+    })
+}
+
+/// Where the data is.
+#[derive(Clone, Debug)]
+pub enum DatabaseUrl {
+    /// The embedded database, in this file.
+    Sqlite(PathBuf),
+    /// A server; the URL may carry a password.
+    Postgres(Secret),
+}
+
+impl DatabaseUrl {
+    /// Parses `sqlite:PATH`, `postgres://…` or `postgresql://…`. `Err` says what is wrong and never quotes the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix("sqlite:") {
+            // sqlite://file and sqlite:///folder/file are what other programs write.
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            return match path {
+                "" => Err("names no file after sqlite:".to_owned()),
+                ":memory:" => Err("must be a file, because several connections share it".to_owned()),
+                path if path.contains('?') => Err("takes no parameters after the file".to_owned()),
+                path => Ok(Self::Sqlite(path.into())),
+            };
+        }
+        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+            return Err("is neither a SQLite nor a PostgreSQL URL; allowed: sqlite:PATH, postgres://…".to_owned());
+        }
+        match Url::parse(text) {
+            Ok(_) => Ok(Self::Postgres(Secret::new(text))),
+            Err(error) => Err(format!("is not a URL: {error}")),
+        }
+    }
+
+    /// Kind and place in words, without user, password and parameters.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("SQLite, {}", path.display()),
+            Self::Postgres(url) => Url::parse(url.expose()).map_or_else(
+                |_| "PostgreSQL".to_owned(),
+                |url| {
+                    let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("a local socket");
+                    format!(
+                        "PostgreSQL, {host} port {}, database {:?}",
+                        url.port().unwrap_or(5432),
+                        &url.path()[1.min(url.path().len())..]
+                    )
+                },
+            ),
+        }
+    }
+}
+
+impl Setting for DatabaseUrl {
+    const SECRET: bool = true;
+
+    fn kind() -> String {
+        "URL".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        Self::parse(Secret::read(raw)?.expose())
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("sqlite:{}", path.display()).show(),
+            Self::Postgres(_) => String::new(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Checks between keys and against the mode, and what the server would do in words.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::problem::Problem;
+use super::{Config, MasterKeySource, Mode, is_loopback_listen};
+use crate::wire::{Algorithm, EdDsaName};
+
+struct Checks<'a> {
+    config: &'a Config,
+    problems: Vec<Problem>,
+}
+
+impl Config {
+    /// What is wrong between keys, or in this mode; empty when `serve` may start. Looks at the files that are named.
+    pub fn validate(&self, mode: Mode) -> Vec<Problem> {
+        let mut checks = Checks { config: self, problems: Vec::new() };
+        checks.listeners();
+        checks.tls();
+        checks.master_key();
+        checks.algorithms();
+        checks.times();
+        match mode {
+            Mode::Production => checks.production(),
+            Mode::Development => checks.development(),
+        }
+        checks.problems
+    }
+
+    /// What the server would do, one line each, for `sealwright check`. Names no secret.
+    pub fn summary(&self) -> Vec<String> {
+        let or = |text: String, none: &str| if text.is_empty() { none.to_owned() } else { text };
+        let networks = |list: &[IpNet]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let database = self.database.url.describe();
+        let migration = if self.migrates() { "migrated at start" } else { "migrated by `sealwright migrate`" };
+        let algorithm = |algorithm: &Algorithm| match algorithm {
+            Algorithm::Rs256 | Algorithm::Ps256 => format!("{algorithm} ({} bit)", self.keys.rsa_bits),
+            Algorithm::EdDsa if self.keys.eddsa_name != EdDsaName::EdDsa => {
+                format!("{algorithm} (as {})", self.keys.eddsa_name)
+            }
+            _ => algorithm.to_string(),
+        };
+        let master_key = match self.master_key_source() {
+            Some(MasterKeySource::Value(_)) => format!("given ({})", self.origin("master_key.value")),
+            Some(MasterKeySource::File(file)) => format!("file {}", file.display()),
+            Some(MasterKeySource::Made(file)) => format!("file {}, made at the first start", file.display()),
+            None => "missing".to_owned(),
+        };
+        let outbound = if self.outbound.allow_http { "https and http" } else { "https" };
+        let requests = if self.log.requests { "every request" } else { "no requests" };
+        let lines = [
+            ("issuer", self.issuer.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string)),
+            ("http", or(self.http.listen.join(", "), "off")),
+            (
+                "tls",
+                or(
+                    self.tls_listen().join(", "),
+                    if self.tls.certificate.is_some() { "off" } else { "off (no certificate)" },
+                ),
+            ),
+            ("management", or(self.management.listen.join(", "), "off")),
+            ("trusted proxies", or(networks(&self.http.trusted_proxies), "none")),
+            ("database", format!("{database}; {migration}")),
+            ("master key", master_key),
+            ("signing keys", self.keys.algorithms.iter().map(algorithm).collect::<Vec<_>>().join(", ")),
+            (
+                "access tokens",
+                format!(
+                    "live {} s unless a client or resource says otherwise, {} s at most",
+                    self.tokens.access_token_lifetime_seconds, self.tokens.max_access_token_lifetime_seconds
+                ),
+            ),
+            (
+                "outbound requests",
+                format!(
+                    "{outbound}, to public addresses and {}",
+                    or(networks(&self.outbound.allow_networks), "no others")
+                ),
+            ),
+            ("log", format!("{}, filter {}, {requests}", self.log.format, self.log.filter)),
+        ];
+        lines.into_iter().map(|(what, how)| format!("{what}: {how}")).collect()
+    }
+}
+
+impl Checks<'_> {
+    fn refuse(&mut self, key: &str, text: impl Into<String>) {
+        self.problems.push(Problem { key: key.to_owned(), origin: self.config.origin(key), text: text.into() });
+    }
+
+    fn listeners(&mut self) {
+        if self.config.http.listen.is_empty() && self.config.tls_listen().is_empty() {
+            self.refuse(
+                "http.listen",
+                "is empty and there is no TLS listener either, so nobody could reach the server",
+            );
+        }
+    }
+
+    fn tls(&mut self) {
+        match (&self.config.tls.certificate, &self.config.tls.private_key) {
+            (Some(_), None) => self.refuse("tls.private_key", "is missing; tls.certificate needs it"),
+            (None, Some(_)) => self.refuse("tls.certificate", "is missing; tls.private_key needs it"),
+            (Some(certificate), Some(private_key)) => {
+                self.readable("tls.certificate", certificate);
+                self.readable("tls.private_key", private_key);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn readable(&mut self, key: &str, file: &Path) {
+        if let Err(error) = std::fs::File::open(file) {
+            self.refuse(key, format!("cannot open {}: {error}", file.display()));
+        }
+    }
+
+    fn master_key(&mut self) {
+        if self.config.master_key.value.is_some() && self.config.master_key.file.is_some() {
+            let file = self.config.origin("master_key.file");
+            self.refuse("master_key.value", format!("is given beside master_key.file ({file}); keep one of the two"));
+        }
+        match self.config.master_key_source() {
+            None => self.refuse(
+                "master_key.file",
+                "must be set on PostgreSQL (or master_key.value): all nodes need the same key, so none makes its own. \
+                 Make one with: (umask 077; openssl rand -hex 32 > sealwright.key)",
+            ),
+            Some(MasterKeySource::File(file)) => self.readable("master_key.file", &file),
+            Some(MasterKeySource::Made(_) | MasterKeySource::Value(_)) => {}
+        }
+    }
+
+    fn algorithms(&mut self) {
+        let algorithms = &self.config.keys.algorithms;
+        for needed in [Algorithm::Rs256, Algorithm::EdDsa] {
+            if !algorithms.contains(&needed) {
+                self.refuse("keys.algorithms", format!("lacks {needed}, which is always needed"));
+            }
+        }
+        if let Some((_, twice)) = algorithms.iter().enumerate().find(|(at, item)| algorithms[..*at].contains(item)) {
+            self.refuse("keys.algorithms", format!("names {twice} twice"));
+        }
+    }
+
+    fn times(&mut self) {
+        let tokens = &self.config.tokens;
+        if tokens.access_token_lifetime_seconds > tokens.max_access_token_lifetime_seconds {
+            let max = tokens.max_access_token_lifetime_seconds;
+            self.refuse(
+                "tokens.access_token_lifetime_seconds",
+                format!("is longer than tokens.max_access_token_lifetime_seconds ({max})"),
+            );
+        }
+        let request = self.config.http.request_timeout_seconds;
+        if self.config.database.deadline_milliseconds >= request * 1_000 {
+            self.refuse(
+                "database.deadline_milliseconds",
+                format!("must be shorter than http.request_timeout_seconds ({request}), so that a slow database is answered 503"),
+            );
+        }
+    }
+
+    fn production(&mut self) {
+        match &self.config.issuer {
+            None => self.refuse("issuer", "must be set to the URL that clients know this server by, https://…"),
+            Some(issuer) if !issuer.is_https() && !issuer.is_loopback() => self.refuse(
+                "issuer",
+                "must be https off this machine: over plain http everybody on the way reads secrets and tokens and can \
+                 hand out keys of their own. Behind a proxy that does TLS, it is the proxy's https URL",
+            ),
+            Some(_) => {}
+        }
+        if let (Some(_), Some(file)) = (&self.config.tls.certificate, &self.config.tls.private_key) {
+            self.private("tls.private_key", file, "could pose as this server");
+        }
+        if let Some(MasterKeySource::File(file) | MasterKeySource::Made(file)) = self.config.master_key_source() {
+            self.private("master_key.file", &file, "could open every secret in the database");
+        }
+        if self.config.outbound.allow_http {
+            self.refuse(
+                "outbound.allow_http",
+                "is only for development: over plain http anybody on the way can replace a client's keys by their own",
+            );
+        }
+        let everything = |list: &[IpNet]| list.iter().any(|network| network.prefix_len() == 0);
+        if everything(&self.config.http.trusted_proxies) {
+            self.refuse(
+                "http.trusted_proxies",
+                "trusts every address, so every client could name any address as its own",
+            );
+        }
+        if everything(&self.config.outbound.allow_networks) {
+            self.refuse(
+                "outbound.allow_networks",
+                "allows every address, so a client's jwks_uri could reach inside your network",
+            );
+        }
+    }
+
+    /// Refuses a file that others than its owner can read. One that does not exist is not this check's matter.
+    fn private(&mut self, key: &str, file: &Path, danger: &str) {
+        let Ok(mode) = std::fs::metadata(file).map(|metadata| metadata.permissions().mode() & 0o777) else { return };
+        if mode & 0o044 != 0 {
+            let file = file.display();
+            self.refuse(
+                key,
+                format!(
+                    "{file} can be read by others than its owner (mode {mode:04o}), who {danger}; run: chmod 600 {file}"
+                ),
+            );
+        }
+    }
+
+    fn development(&mut self) {
+        let config = self.config;
+        let listeners = [
+            ("http.listen", &config.http.listen[..]),
+            ("tls.listen", config.tls_listen()),
+            ("management.listen", &config.management.listen),
+        ];
+        for (key, listen) in listeners {
+            for address in listen.iter().filter(|address| !is_loopback_listen(address)) {
+                self.refuse(
+                    key,
+                    format!("{address} can be reached from other machines; --dev has known demo data and serves loopback only"),
+                );
+            }
+        }
+    }
+}
