@@ -223,36 +223,32 @@ async fn publish_applied(services: &Services) -> Result<(), StoreError> {
     services.db.write(move |tx| Box::pin(async move { nodes::applied(tx, id, applied).await })).await.map(drop)
 }
 
-/// Applies what is new, in order.
+/// Applies what is new, in order. Numbers have no gaps: one that is missing was swept before we read it.
 async fn catch_up(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
     loop {
         let applied = services.node.applied();
+        let head = feed::head(follower.conn()).await?;
+        if head <= applied {
+            services.node.behind_since.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
         let changes = feed::since(follower.conn(), applied).await?;
-        let (Some(first), Some(last)) = (changes.first(), changes.last()) else { break };
-        services.node.behind_since.store(first.at, Ordering::Relaxed);
-        let full = changes.len() >= 1000;
-        let mut last = last.seq;
-        if first.seq > applied + 1 {
-            // Swept before we read it: everything anew, as of a moment after this head.
-            last = feed::head(follower.conn()).await?;
-            reload(services, follower).await?;
-        } else {
-            // A page may end inside a transaction; its last number is applied once it is whole.
-            if full {
-                last -= 1;
+        let now_applied = match (changes.first(), changes.last()) {
+            (Some(first), Some(last)) if first.seq == applied + 1 => {
+                services.node.behind_since.store(first.at, Ordering::Relaxed);
+                apply(services, follower, &changes).await?;
+                last.seq
             }
-            apply(services, follower, changes.iter().filter(|change| change.seq <= last)).await?;
-        }
-        services.node.applied.send_replace(last.max(applied));
-        if !full {
-            break;
-        }
+            _ => {
+                reload(services, follower).await?;
+                head
+            }
+        };
+        services.node.applied.send_replace(now_applied);
     }
-    services.node.behind_since.store(0, Ordering::Relaxed);
-    Ok(())
 }
 
-async fn apply(services: &Services, follower: &mut Follower, changes: impl Iterator<Item = &Change>) -> Result<(), StoreError> {
+async fn apply(services: &Services, follower: &mut Follower, changes: &[Change]) -> Result<(), StoreError> {
     let (mut resources, mut keys, mut clients) = (false, false, false);
     for change in changes {
         match change.kind.parse() {

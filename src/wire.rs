@@ -133,6 +133,9 @@ vocabulary! {
     }
 }
 
+/// Where the token endpoint is, under the issuer.
+pub const TOKEN_PATH: &str = "/oauth2/token";
+
 /// A set of scope tokens (RFC 6749 §3.3), kept sorted so that equal sets are equal texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scope(BTreeSet<String>);

@@ -83,7 +83,7 @@ impl Proof {
         Some(match row.kind.parse().ok()? {
             CredentialKind::GeneratedSecret => Self::Generated(secret::digest_from_text(&row.value)?),
             CredentialKind::ImportedSecret => Self::Imported(row.value.clone()),
-            CredentialKind::Jwk => Self::Jwk(Box::new(PublicJwk::parse(&row.value).ok()?)),
+            CredentialKind::Jwk => Self::Jwk(Box::new(PublicJwk::parse(row.value.as_bytes()).ok()?)),
         })
     }
 }

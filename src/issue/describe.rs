@@ -8,7 +8,7 @@ use super::AccessClaims;
 use crate::clock::SECOND;
 use crate::cx::Cx;
 use crate::error::{Error, Result};
-use crate::keys::jws::Jws;
+use crate::keys::{Jws, Typ};
 use crate::secret::{Prefix, sha256};
 use crate::store::artifacts;
 
@@ -77,12 +77,12 @@ async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
 /// RFC 9068 §4: `typ`, signature by one of our keys under its own algorithm, issuer. Time comes later, each time.
 fn signed(cx: &Cx<'_>, token: &str) -> Option<Described> {
     let jws = Jws::parse(token, LONGEST).ok()?;
-    if !jws.has_typ("at+jwt") {
+    if !jws.header.is_typ(Typ::AccessToken.as_str()) {
         return None;
     }
     let ring = cx.keys.ring();
     let kid = ring.verify_own(&jws).ok()?.kid.clone();
-    let claims: AccessClaims = serde_json::from_slice(jws.payload()).ok()?;
+    let claims: AccessClaims = jws.claims().ok()?;
     (claims.iss == cx.issuer.as_str()).then_some(Described { claims, kid: Some(kid) })
 }
 
