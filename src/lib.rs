@@ -2,5 +2,8 @@
 
 pub mod clock;
 pub mod error;
+pub mod form;
+pub mod http;
+pub mod metrics;
 pub mod secret;
 pub mod wire;
