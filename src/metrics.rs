@@ -96,7 +96,7 @@ impl Metrics {
                 "signing_key_age_seconds",
                 "Age of the oldest key by algorithm and state",
             ),
-            token_issue: histogram(&mut to, ("token_issue_seconds", issue), ISSUE_BOUNDS, 1e-6),
+            token_issue: histogram(&mut to, ("token_issue_seconds", issue), ISSUE_BOUNDS, 1e6),
             http_panics: register(&mut to, "http_panics", "Requests whose handler panicked"),
             write_queue: register(&mut to, "database_write_queue", "Jobs waiting for the writer"),
             write_batch: histogram(&mut to, ("database_write_batch_jobs", batch), BATCH_BOUNDS, 1.0),
@@ -216,13 +216,14 @@ struct Buckets {
     /// One more than there are bounds.
     counts: Vec<AtomicU64>,
     sum: AtomicU64,
-    unit: f64,
+    /// How many of the counted units (microseconds, jobs) one of the shown units (seconds, jobs) has.
+    scale: f64,
 }
 
 impl Histogram {
-    fn new(bounds: &'static [u64], unit: f64) -> Self {
+    fn new(bounds: &'static [u64], scale: f64) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0), unit }))
+        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0), scale }))
     }
 
     /// Counts `value`, in the histogram's unit: microseconds, jobs.
@@ -248,9 +249,9 @@ impl EncodeMetric for Histogram {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people: 52 bits are enough")]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let counts: Vec<_> = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let bounds = self.0.bounds.iter().map(|bound| *bound as f64 * self.0.unit).chain([f64::MAX]);
+        let bounds = self.0.bounds.iter().map(|bound| *bound as f64 / self.0.scale).chain([f64::MAX]);
         let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-        let sum = self.0.sum.load(Ordering::Relaxed) as f64 * self.0.unit;
+        let sum = self.0.sum.load(Ordering::Relaxed) as f64 / self.0.scale;
         encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
     }
 
@@ -265,8 +266,8 @@ fn register<M: Metric + Clone + Default>(to: &mut Registry, name: &str, help: &s
     metric
 }
 
-fn histogram(to: &mut Registry, (name, help): (&str, &str), bounds: &'static [u64], unit: f64) -> Histogram {
-    let metric = Histogram::new(bounds, unit);
+fn histogram(to: &mut Registry, (name, help): (&str, &str), bounds: &'static [u64], scale: f64) -> Histogram {
+    let metric = Histogram::new(bounds, scale);
     to.register(name, help, metric.clone());
     metric
 }

@@ -25,6 +25,9 @@ use tower::Service;
 use super::{Connection, Limits, tls};
 use crate::metrics::Metrics;
 
+/// How long an idle connection has to take the HTTP/2 goodbye (GOAWAY) before it is cut.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// A listener that could not be opened; the text names the setting and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -132,8 +135,8 @@ async fn bind_one(setting: &str, address: SocketAddr) -> Result<TcpListener, Lis
 
 /// A machine without IPv6 says one or the other.
 fn has_no_such_address(cause: &io::Error) -> bool {
-    const EAFNOSUPPORT: i32 = 97;
-    cause.kind() == io::ErrorKind::AddrNotAvailable || cause.raw_os_error() == Some(EAFNOSUPPORT)
+    // EAFNOSUPPORT, for which std has no name: 97 on Linux, 47 on the BSDs and macOS.
+    cause.kind() == io::ErrorKind::AddrNotAvailable || matches!(cause.raw_os_error(), Some(97 | 47))
 }
 
 /// What a set of listeners serves.
@@ -265,21 +268,21 @@ impl Serving {
         let mut http = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut check = pin!(sleep(limits.header_timeout));
         let mut seen = 0;
-        loop {
+        let patience = loop {
             tokio::select! {
                 biased;
                 ended = http.as_mut() => return log_end(self.server.name, ended),
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => break limits.drain,
                 () = check.as_mut() => {
                     if activity.is_idle_since(&mut seen) {
-                        break;
+                        break GOODBYE;
                     }
                     check.as_mut().reset(Instant::now() + limits.keep_alive);
                 }
             }
-        }
+        };
         http.as_mut().graceful_shutdown();
-        if let Ok(ended) = timeout(limits.drain, http).await {
+        if let Ok(ended) = timeout(patience, http).await {
             log_end(self.server.name, ended);
         }
     }
