@@ -3,6 +3,9 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod form;
+pub mod http;
+pub mod metrics;
 pub mod secret;
 pub mod store;
 pub mod wire;
