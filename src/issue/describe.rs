@@ -44,7 +44,7 @@ pub async fn describe(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>
 }
 
 /// Our token, dead or alive.
-async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
+pub(super) async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
     if token.len() > LONGEST {
         return Ok(None);
     }

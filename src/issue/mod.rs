@@ -1,6 +1,7 @@
 //! The one place where tokens are born, bound, described and taken back.
 
 mod describe;
+mod revoke;
 pub mod revocations;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::store::artifacts;
 use crate::wire::{Algorithm, Scope, TokenFormat};
 
 pub use describe::{Described, KnownTokens, describe};
+pub use revoke::revoke;
 
 /// What a grant decided: the grant reads and decides, [`tokens`] does the rest.
 #[derive(Debug)]
