@@ -2,5 +2,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod keys;
+pub mod outbound;
 pub mod secret;
 pub mod wire;
