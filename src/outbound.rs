@@ -133,8 +133,8 @@ impl Outbound {
         tokio::time::timeout(self.timeout, self.fetch(url, accept)).await.unwrap_or(Err(OutboundError::Timeout))
     }
 
-    /// Whether [`Outbound::get`] would try this URL at all; a host's name is looked up only then. For refusing bad
-    /// settings where they are made.
+    /// Whether [`Outbound::get`] would try this URL at all; looks no name up. For refusing bad settings where they
+    /// are made.
     ///
     /// # Errors
     /// [`OutboundError::Url`], [`OutboundError::Scheme`], [`OutboundError::Address`].

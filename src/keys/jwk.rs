@@ -252,7 +252,7 @@ pub struct JwkSet {
 impl JwkSet {
     /// The most keys that one set may hold.
     pub const MAX_KEYS: usize = 100;
-    /// The most signatures that are tried for one token: keys sharing a `kid`, or all when the token names none.
+    /// The most keys that are tried for one token.
     const MAX_TRIES: usize = 8;
 
     /// Reads a JWK Set (RFC 7517 §5). Keys that are not for us, or bad, are passed over and listed in `skipped`.
@@ -280,18 +280,17 @@ impl JwkSet {
         Ok(parsed)
     }
 
-    /// Finds the key that signed `jws`, with one of the algorithms `allowed`. A key that names a `kid` is tried only
-    /// for tokens that name the same or none; several with one `kid` are all tried.
+    /// Finds the key that signed `jws`, with one of the algorithms `allowed`. Tries the keys of the token's `kid`
+    /// (twins too), then those without one; all keys, when the token names none; never more than 8.
     ///
     /// # Errors
     /// See [`VerifyError`]; [`VerifyError::UnknownKey`] is the reason to fetch the set again.
     pub fn verify(&self, jws: &Jws<'_>, allowed: &[Algorithm]) -> Result<&PublicJwk, VerifyError> {
         let algorithm = jws.header.algorithm().filter(|alg| allowed.contains(alg)).ok_or(VerifyError::Algorithm)?;
-        let named = |key: &&PublicJwk| match (jws.header.kid.as_deref(), key.kid()) {
-            (Some(wanted), Some(kid)) => wanted == kid,
-            _ => true,
-        };
-        let fitting = self.keys.iter().filter(named).filter(|key| key.algorithms().any(|own| own == algorithm));
+        let wanted = jws.header.kid.as_deref();
+        let named = self.keys.iter().filter(|key| wanted.is_some() && key.kid() == wanted);
+        let unnamed = self.keys.iter().filter(|key| wanted.is_none() || key.kid().is_none());
+        let fitting = named.chain(unnamed).filter(|key| key.algorithms().any(|own| own == algorithm));
         let mut result = Err(VerifyError::UnknownKey);
         for key in fitting.take(Self::MAX_TRIES) {
             result = key.verify(algorithm, jws.signing_input.as_bytes(), &jws.signature).map(|()| key);
@@ -504,6 +503,16 @@ mod tests {
             assert_eq!(check(pair, json!({"alg": "EdDSA", "kid": "other"}), every), Err(VerifyError::Signature));
         }
         assert!(check(&pairs[2], json!({"alg": "EdDSA", "kid": "any"}), every).is_ok());
+        // Many keys without a name do not push the named one out; the tries are bounded all the same.
+        let unnamed = PublicJwk { kid: None, ..pairs[2].public_jwk().clone() };
+        let mut crowd = JwkSet { keys: vec![unnamed; 20], skipped: Vec::new() };
+        crowd.keys.push(pairs[0].public_jwk().clone());
+        let kid = pairs[0].public_jwk().thumbprint();
+        let (named, anonymous) = (json!({"alg": "EdDSA", "kid": kid}), json!({"alg": "EdDSA"}));
+        let crowd = |header: &Value| {
+            crowd.verify(&Jws::parse(&signed(&pairs[0], header), 4096).unwrap(), every).map(PublicJwk::thumbprint)
+        };
+        assert_eq!((crowd(&named), crowd(&anonymous)), (Ok(kid), Err(VerifyError::Signature)));
         let stranger = KeyPair::generate(Algorithm::EdDsa, 0).unwrap().0;
         assert_eq!(check(&stranger, json!({"alg": "EdDSA", "kid": "twin"}), every), Err(VerifyError::Signature));
         assert_eq!(check(&pairs[0], json!({"alg": "ES256", "kid": "twin"}), every), Err(VerifyError::UnknownKey));
