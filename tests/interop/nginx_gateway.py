@@ -1,0 +1,139 @@
+"""nginx as the gateway: it introspects each token, so a revoked one is refused from the moment of revocation's 200."""
+
+import base64
+import os
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+
+import gateway as gw
+from sealwright import Checks, Sealwright, basic, equal, free_port, http, stop, wait_for
+
+SECRET = secrets.token_urlsafe(32)
+GATEWAY_SECRET = secrets.token_urlsafe(32)
+ROUNDS = 50
+
+APPLY = f"""
+[[resource]]
+identifier = "https://api.example.com"
+name = "Orders API"
+scopes = {{ "orders:read" = "Read orders", "orders:write" = "Change orders" }}
+
+[[resource]]
+identifier = "https://other.example.com"
+name = "Other API"
+scopes = {{ "other:read" = "Read" }}
+
+[[client]]
+client_id = "orders-sync"
+client_name = "Orders sync"
+grant_types = ["client_credentials"]
+token_endpoint_auth_method = "client_secret_basic"
+client_secret = "{SECRET}"
+scope = "orders:read orders:write other:read"
+resources = ["https://api.example.com", "https://other.example.com"]
+
+[[client]]
+client_id = "edge-gateway"
+token_endpoint_auth_method = "client_secret_basic"
+client_secret = "{GATEWAY_SECRET}"
+grant_types = []
+serves = ["https://api.example.com"]
+"""
+
+# The rest of an nginx.conf, for a process of our own: Debian's loads the module and makes these folders by itself.
+MAIN = """
+load_module {module};
+{user}
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {log} warn;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/site.conf;
+}}
+"""
+
+
+def start_nginx(folder, log):
+    """Starts nginx on `folder`/site.conf."""
+    module = next(Path("/usr").glob("*/nginx/modules/ngx_http_js_module.so"))
+    root = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(MAIN.format(module=module, user=root, folder=folder, log=log))
+    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
+    command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(log)]
+    with log.open("w") as out:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+def revoke(server, token):
+    """Revokes the token as the client it was issued to; raises unless the answer is 200."""
+    answer = http(server.url("/oauth2/revoke"), {"token": token}, {"Authorization": basic("orders-sync", SECRET)})
+    equal(answer.status, 200, "revocation")
+
+
+def check(checks, server, gateway):
+    """All that the gateway must do."""
+    good = server.token("orders-sync", SECRET, scope="orders:read")
+    with checks("good_token_is_let_through"):
+        for _ in range(3):
+            gateway.must_pass(good)
+    with checks("revoked_token_is_refused_from_the_moment_of_the_200"):
+        for _ in range(ROUNDS):
+            token = server.token("orders-sync", SECRET, scope="orders:read")
+            gateway.must_pass(token)
+            revoke(server, token)
+            gateway.must_refuse(token)
+    with checks("other_tokens_of_the_client_live_on"):
+        gateway.must_pass(good)
+    with checks("token_for_another_audience_is_refused"):
+        gateway.must_refuse(server.token("orders-sync", SECRET, scope="other:read"))
+    with checks("token_without_the_scope_is_refused"):
+        gateway.must_refuse(server.token("orders-sync", SECRET, scope="orders:write"), (403,))
+    with checks("tampered_tokens_are_refused"):
+        gateway.must_refuse(gw.tampered_signature(good))
+        gateway.must_refuse(gw.tampered_claims(good, jti="other"))
+        gateway.must_refuse(gw.alg_none(good))
+    with checks("garbage_is_refused"):
+        for garbage in ("", "x", "a.b.c", "x&token=" + good, good + "x", "sws_" + "0" * 49):
+            gateway.must_refuse(garbage)
+    with checks("no_token_is_refused"):
+        gateway.must_refuse(None)
+    with checks("nobody_to_ask_is_a_refusal"):
+        server.halt()
+        gateway.must_refuse(good, (500, 503))
+    with checks("token_survives_a_restart_of_the_server_and_a_revoked_one_does_not"):
+        server.start()
+        gateway.must_pass(good)
+        gateway.must_refuse(token)
+
+
+def main():
+    checks = Checks("nginx")
+    with checks("gateway_starts_and_stops"), Sealwright("nginx", APPLY) as server:
+        upstream, port = gw.Upstream(), free_port()
+        credentials = base64.b64encode(f"edge-gateway:{GATEWAY_SECRET}".encode()).decode()
+        gw.fill(
+            "nginx.conf", server.folder / "site.conf", FOLDER=Path(__file__).parent, AUDIENCE="https://api.example.com",
+            SEALWRIGHT_PORT=server.port, UPSTREAM_PORT=upstream.port, LISTEN_PORT=port, GATEWAY_CREDENTIALS=credentials,
+        )
+        log = server.log.with_name("nginx.log")
+        nginx = start_nginx(server.folder, log)
+        try:
+            wait_for("nginx", lambda: http(f"http://127.0.0.1:{port}/").status != 0, nginx, log)
+            check(checks, server, gw.Gateway(port, upstream))
+        finally:
+            stop(nginx)
+    checks.close()
+
+
+if __name__ == "__main__":
+    main()
