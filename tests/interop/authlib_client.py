@@ -87,7 +87,7 @@ def main():
     warnings.simplefilter("ignore", SecurityWarning)
     checks = Checks("authlib")
     keys = private_keys()
-    with Sealwright("authlib", apply_file(keys), algorithms=ALGORITHMS) as server:
+    with checks("server_starts_and_stops"), Sealwright("authlib", apply_file(keys), algorithms=ALGORITHMS) as server:
         for method in ("client_secret_basic", "client_secret_post"):
             with checks(f"{method}_token_introspect_revoke"):
                 oauth = session(server, method, method, SECRET)
