@@ -16,7 +16,10 @@ need() {
 install_needed() {
     ((${#needed[@]})) || return 0
     echo "Installing ${needed[*]} …" >&2
-    command -v apt-get >/dev/null || { echo "No apt-get here: install the like of ${needed[*]} yourself." >&2; return 1; }
+    command -v apt-get >/dev/null || {
+        echo "No apt-get here: install the like of ${needed[*]} yourself." >&2
+        return 1
+    }
     local as_root=()
     [[ $(id -u) == 0 ]] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq </dev/null

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests of a change: format, lints, the Rust tests on SQLite and PostgreSQL, and real peers (Authlib, Envoy, nginx).
-# Needs Rust and, on Debian, nothing else: what is missing is installed. A part that cannot be had has failed; nothing is
-# skipped. The last line is the total; what each part printed stays in target/test-logs.
+# Needs Rust and, on Debian, nothing else: what is missing is installed. A part that cannot be had has failed; nothing
+# is skipped. The last line is the total; what each part printed stays in target/test-logs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/need.sh
@@ -28,7 +28,7 @@ passed=0
 failed=0
 broken=()
 
-# part NAME COMMAND…: runs it, shows and keeps what it prints, and adds what it counted to the total. A part that fails
+# part NAME COMMAND…: runs it, shows and keeps what it prints, and adds what it counted to the total. One that fails
 # without having counted a failure is one failure. The parts after it run all the same.
 part() {
     local name=$1 log=$logs/$1.log begun=$SECONDS status good bad
@@ -38,7 +38,7 @@ part() {
     (set -e; "$@") </dev/null 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
     set -e
-    # Lines of cargo test (`test result: ok. 3 passed; 0 failed; …`) and of the interop scripts (`envoy: 3 passed, 0 failed`).
+    # Of cargo test (`test result: ok. 3 passed; 0 failed; …`) and the interop scripts (`envoy: 3 passed, 0 failed`).
     read -r good bad < <(awk '
         /^test result: / || /^[a-z]+: [0-9]+ passed, [0-9]+ failed$/ {
             for (i = 2; i <= NF; i++) {

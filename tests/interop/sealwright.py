@@ -102,7 +102,7 @@ class Sealwright:
         self.issuer = f"http://127.0.0.1:{self.port}"
         self.management = f"http://127.0.0.1:{self.management_port}"
         self.config = self.folder / "config.toml"
-        self.apply_file = apply_file
+        self.apply_file, self.database = apply_file, database
         self.process = None
         logs = Path(os.environ.get("SEALWRIGHT_TEST_LOGS") or self.folder)
         logs.mkdir(parents=True, exist_ok=True)
@@ -137,16 +137,28 @@ class Sealwright:
         self.halt()
         self._folder.cleanup()
 
+    @contextlib.contextmanager
+    def kept(self):
+        """Stops the server and removes its folder at the end; starting it is left to the caller."""
+        try:
+            yield self
+        finally:
+            self.__exit__()
+
     def run(self, *words):
         """Runs `sealwright WORDS --config …`; returns what it printed, raises with its stderr when it failed."""
         command = [self.binary, words[0], "--config", str(self.config), *words[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        nothing = subprocess.DEVNULL
+        done = subprocess.run(command, capture_output=True, text=True, stdin=nothing, timeout=60, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip() or done.stdout}")
         return done.stdout
 
     def apply(self, text):
         """Applies the TOML `text`; returns what `sealwright apply` printed."""
+        if self.database and not self.process:
+            # On PostgreSQL nothing migrates by itself: several nodes share the database.
+            self.run("migrate")
         path = self.folder / "apply.toml"
         path.touch(mode=0o600)
         path.write_text(text)
