@@ -25,6 +25,11 @@ BINARY = os.environ.get("SEALWRIGHT") or str(
 )
 
 
+def clean_environment():
+    """This environment without SEALWRIGHT_…: the server takes each for a setting, and unknown ones for errors."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SEALWRIGHT_")}
+
+
 def free_port():
     """A loopback port that nobody has just now."""
     with socket.socket() as listener:
@@ -111,7 +116,7 @@ class Sealwright:
         if database:
             # PostgreSQL wants a master key that somebody chose: a node must not invent one for all the others.
             (self.folder / "master.key").touch(mode=0o600)
-            (self.folder / "master.key").write_text(base64.b64encode(os.urandom(32)).decode() + "\n")
+            (self.folder / "master.key").write_text(os.urandom(32).hex() + "\n")
         master_key = json.dumps(str(self.folder / "master.key"))
         self.config.write_text(
             f'issuer = "{self.issuer}"\n'
@@ -149,7 +154,9 @@ class Sealwright:
         """Runs `sealwright WORDS --config …`; returns what it printed, raises with its stderr when it failed."""
         command = [self.binary, words[0], "--config", str(self.config), *words[1:]]
         nothing = subprocess.DEVNULL
-        done = subprocess.run(command, capture_output=True, text=True, stdin=nothing, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=clean_environment(), capture_output=True, text=True, stdin=nothing, timeout=60, check=False
+        )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip() or done.stdout}")
         return done.stdout
@@ -170,7 +177,7 @@ class Sealwright:
             began = time.monotonic()
             self.process = subprocess.Popen(
                 [*self.prefix, self.binary, "serve", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
         wait_for("sealwright serve", self.is_ready, self.process, self.log)
         return time.monotonic() - began
