@@ -84,7 +84,7 @@ def revoke(server, token):
 def check(checks, server, gateway, form):
     """All that the gateway must do with tokens of one format."""
     good = server.token("orders-sync", SECRET, scope="orders:read")
-    revoked = server.token("orders-sync", SECRET, scope="orders:read")
+    last = revoked = server.token("orders-sync", SECRET, scope="orders:read")
     with checks(f"{form}_good_token_is_let_through"):
         equal(good.count("."), 2 if form == "jwt" else 0, "dots in the token:")
         for _ in range(3):
