@@ -11,7 +11,7 @@ use crate::nodes::FEED_KEPT;
 use crate::store::{Db, JobFuture, StoreError, Tx, artifacts, feed, nodes, revocations};
 
 const FLUSH: Duration = Duration::from_secs(1);
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 /// Rows of one sweeping transaction: short enough that nobody waits for it.
 const SMALL: i64 = 500;
 

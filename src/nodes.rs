@@ -31,7 +31,7 @@ const SQLITE_POLL: Duration = Duration::from_millis(100);
 /// SQLite: the lock file is the lease; the row only says what was applied.
 const FOREVER: Micros = i64::MAX;
 /// How long feed rows are kept; who lags more reads everything anew.
-pub const FEED_KEPT: Duration = Duration::from_secs(3600);
+pub const FEED_KEPT: Duration = Duration::from_hours(1);
 /// Beyond this the wall clock and the database disagree too much.
 pub const MOST_SKEW: Micros = 5 * SECOND;
 
@@ -144,7 +144,8 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
     let mut renewed_at = services.clock.monotonic();
     while !stop.is_cancelled() {
         if !sqlite && bell.is_none() {
-            bell = services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
+            bell =
+                services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -292,11 +293,15 @@ async fn reload(services: &Services, follower: &mut Follower) -> Result<(), Stor
 /// 503 when that cannot be known in time. The change itself stands.
 pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
     let mut applied = services.node.applied.subscribe();
-    let here = tokio::time::timeout(LEASE + RENEW, applied.wait_for(|applied| *applied >= seq)).await;
-    if !matches!(here, Ok(Ok(_))) {
+    let here = async { applied.wait_for(|applied| *applied >= seq).await.is_ok() };
+    if !tokio::time::timeout(LEASE + RENEW, here).await.unwrap_or(false) {
         return Err(unknown());
     }
-    if services.db.sqlite_path().is_some() { Ok(()) } else { acted_on_elsewhere(&services.db, &services.clock, seq).await }
+    if services.db.sqlite_path().is_some() {
+        Ok(())
+    } else {
+        acted_on_elsewhere(&services.db, &services.clock, seq).await
+    }
 }
 
 /// The same for a process that is no node: a command beside running servers.

@@ -18,7 +18,6 @@ use crate::audit::Audit;
 use crate::clients::replay::Replay;
 use crate::clients::secret::{HashSettings, SecretHasher};
 use crate::clients::{Registry, RemoteKeys};
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::cx::Services;
 use crate::http::layers::{Edge, EdgeSettings};
@@ -148,11 +147,21 @@ impl App {
             log_requests: config.log.requests,
         };
         let published = Published::new(config.keys.jwks_max_age_seconds);
-        let public = oauth::routes(Arc::new(OAuth { services: services.clone(), max_body: config.http.max_body_bytes, published }));
+        let public = oauth::routes(Arc::new(OAuth {
+            services: services.clone(),
+            max_body: config.http.max_body_bytes,
+            published,
+        }));
         let public = Edge::new(settings.clone(), metrics.clone())?.wrap(public);
         let quiet = EdgeSettings { log_requests: false, https: false, ..settings };
         let private = Edge::new(quiet, metrics.clone())?.wrap(management::routes(services.clone()));
-        let server = |name, router: &Router, tls: Option<Arc<Acceptor>>| Server { name, router: router.clone(), tls, limits, metrics: metrics.clone() };
+        let server = |name, router: &Router, tls: Option<Arc<Acceptor>>| Server {
+            name,
+            router: router.clone(),
+            tls,
+            limits,
+            metrics: metrics.clone(),
+        };
         let listening = vec![
             ("http", http, server("http", &public, None)),
             ("tls", https, server("tls", &public, tls.clone())),
@@ -168,7 +177,8 @@ impl App {
 
     /// Where it listens: `http`, `tls` or `management`, and the address.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let bound = self.listening.iter().flat_map(|(name, listeners, _)| listeners.iter().map(|listener| (*name, listener)));
+        let bound =
+            self.listening.iter().flat_map(|(name, listeners, _)| listeners.iter().map(|listener| (*name, listener)));
         bound.filter_map(|(name, listener)| listener.local_addr().ok().map(|address| (name, address))).collect()
     }
 
@@ -244,4 +254,3 @@ pub fn hash_settings(config: &Config) -> HashSettings {
 fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(seconds.into())
 }
-

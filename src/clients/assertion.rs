@@ -15,7 +15,7 @@ const LONGEST: usize = 16 * 1024;
 /// How far a client's clock may be ahead of ours; FAPI 2.0 wants 10 s taken and 60 s refused.
 const AHEAD: Micros = 30 * SECOND;
 /// The longest time that an assertion may have left: its `jti` is kept for that long.
-const LONGEST_LIFE: Micros = 3600 * SECOND;
+const LONGEST_LIFE: Micros = 3600 * SECOND + AHEAD;
 const LONGEST_JTI: usize = 256;
 /// RFC 10070.
 const TYP: &str = "client-authentication+jwt";
@@ -117,7 +117,7 @@ fn check_claims(cx: &Cx<'_>, client: &Client, claims: &Claims) -> Result<Micros>
     Ok(exp + SECOND)
 }
 
-/// A NumericDate (RFC 7519 §2) of this side of the year 5138.
+/// A `NumericDate` (RFC 7519 §2) of this side of the year 5138.
 fn time(seconds: f64) -> Option<Micros> {
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
     (0.0..1e11).contains(&seconds).then_some((seconds * 1e6) as Micros)

@@ -29,7 +29,10 @@ enum Presented<'f> {
 
 /// Which client is named, whether or not it can prove it: for counting refusals.
 pub fn named(authorization: Option<&str>, form: &Form) -> Option<String> {
-    authorization.and_then(|header| basic(header).ok()).map(|(id, _)| id).or_else(|| form.get("client_id").map(str::to_owned))
+    authorization
+        .and_then(|header| basic(header).ok())
+        .map(|(id, _)| id)
+        .or_else(|| form.get("client_id").map(str::to_owned))
 }
 
 /// Authenticates the client of a request by what its `Authorization` header and its form say.
@@ -83,19 +86,25 @@ fn presented<'f>(authorization: Option<&str>, form: &'f Form) -> Result<Presente
             Ok(Presented::Secret { method: AuthMethod::ClientSecretPost, client_id, secret: Secret::new(secret) })
         }
         (None, None, Some(assertion)) => Ok(Presented::Assertion { client_id, assertion }),
-        (None, None, None) => client_id.map(|client_id| Presented::Public { client_id }).ok_or_else(Error::invalid_client),
+        (None, None, None) => {
+            client_id.map(|client_id| Presented::Public { client_id }).ok_or_else(Error::invalid_client)
+        }
         _ => Err(Error::invalid_request("The request uses more than one client authentication method.")),
     }
 }
 
 /// RFC 6749 §2.3.1: HTTP Basic over the form-encoded id and secret.
 fn basic(header: &str) -> Result<(String, Secret)> {
-    let refused = || Error { detail: "The Authorization header is not HTTP Basic of client_id and client_secret.".into(), ..Error::invalid_client() };
+    let refused = || Error {
+        detail: "The Authorization header is not HTTP Basic of client_id and client_secret.".into(),
+        ..Error::invalid_client()
+    };
     let (scheme, encoded) = header.split_once(' ').ok_or_else(refused)?;
     if !scheme.eq_ignore_ascii_case("Basic") {
         return Err(refused());
     }
-    let decoded = zeroize::Zeroizing::new(BASE64_STANDARD.decode(encoded.trim_start_matches(' ')).map_err(|_| refused())?);
+    let decoded =
+        zeroize::Zeroizing::new(BASE64_STANDARD.decode(encoded.trim_start_matches(' ')).map_err(|_| refused())?);
     let text = std::str::from_utf8(&decoded).map_err(|_| refused())?;
     let (client_id, secret) = text.split_once(':').ok_or_else(refused)?;
     let client_id = form::decode(client_id).filter(|id| !id.is_empty() && !id.contains('\0')).ok_or_else(refused)?;
@@ -161,7 +170,18 @@ mod tests {
 
     #[test]
     fn t180b_a_malformed_authorization_header_is_invalid_client() {
-        for bad in ["", "Basic", "Basic ", "Basic %%%", "Basic YQ==", "Basic Og==", "Bearer", "Bearer x", "Digest a=b", "Basic /w=="] {
+        for bad in [
+            "",
+            "Basic",
+            "Basic ",
+            "Basic %%%",
+            "Basic YQ==",
+            "Basic Og==",
+            "Bearer",
+            "Bearer x",
+            "Digest a=b",
+            "Basic /w==",
+        ] {
             assert_eq!(basic(bad).unwrap_err().code, Code::InvalidClient, "{bad:?}");
         }
     }

@@ -30,7 +30,7 @@ pub struct RemoteKeys {
 #[derive(Clone, Default)]
 struct Fetched {
     set: Option<Arc<JwkSet>>,
-    fetched_at: Micros,
+    read_at: Micros,
     tried_at: Option<Micros>,
 }
 
@@ -45,7 +45,7 @@ impl RemoteKeys {
     /// # Errors
     /// `invalid_client`.
     pub async fn verify(&self, cx: &Cx<'_>, uri: &str, jws: &Jws<'_>, allowed: &[Algorithm]) -> Result<()> {
-        let (set, fetched_now) = self.set(cx, uri, |fetched| cx.now - fetched.fetched_at > FRESH).await;
+        let (set, fetched_now) = self.set(cx, uri, |fetched| cx.now - fetched.read_at > FRESH).await;
         match verify(set.as_deref(), jws, allowed) {
             // An unknown kid may be a new key.
             Err(VerifyError::UnknownKey) if !fetched_now => {
@@ -70,7 +70,7 @@ impl RemoteKeys {
             match self.fetch(uri).await {
                 Ok(set) => {
                     fetched.set = Some(Arc::new(set));
-                    fetched.fetched_at = now;
+                    fetched.read_at = now;
                     cx.metrics.outbound_request("ok");
                 }
                 Err(cause) => {
@@ -79,7 +79,7 @@ impl RemoteKeys {
                 }
             }
         }
-        let usable = now - fetched.fetched_at <= STALE;
+        let usable = now - fetched.read_at <= STALE;
         (fetched.set.clone().filter(|_| usable), due)
     }
 

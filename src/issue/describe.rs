@@ -52,11 +52,7 @@ pub(super) async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Des
     if let Some(known) = cx.known_tokens.0.get(&id) {
         return Ok(Some(known));
     }
-    let found = if Prefix::AccessToken.matches(token) {
-        stored(cx, id).await?
-    } else {
-        signed(cx, token)
-    };
+    let found = if Prefix::AccessToken.matches(token) { stored(cx, id).await? } else { signed(cx, token) };
     let found = found.map(Arc::new);
     if let Some(found) = &found {
         cx.known_tokens.0.insert(id, found.clone());
@@ -66,9 +62,9 @@ pub(super) async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Des
 
 async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
     let now = cx.now;
-    let read = cx.db.read(move |conn| {
-        Box::pin(async move { artifacts::get(conn, artifacts::Kind::AccessToken, &id, now).await })
-    });
+    let read = cx
+        .db
+        .read(move |conn| Box::pin(async move { artifacts::get(conn, artifacts::Kind::AccessToken, &id, now).await }));
     let Some(body) = read.await? else { return Ok(None) };
     let claims = serde_json::from_str(&body).map_err(Error::internal)?;
     Ok(Some(Described { claims, kid: None }))

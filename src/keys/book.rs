@@ -113,7 +113,8 @@ impl Keys {
     }
 
     fn make(&self, algorithm: Algorithm, settings: &KeySettings) -> Result<SigningKeyRow, StoreError> {
-        let unfit = |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}"));
+        let unfit =
+            |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}"));
         let (pair, pkcs8) = KeyPair::generate(algorithm, settings.rsa_bits).map_err(|cause| unfit(&cause))?;
         let public = pair.public_jwk();
         let kid = public.thumbprint();

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::json;
-use super::jws::{Jws, algorithm_named};
+use super::jws::Jws;
 use crate::secret::sha256;
 use crate::wire::Algorithm;
 
@@ -118,7 +118,7 @@ impl PublicJwk {
         if raw.key_ops.is_some_and(|operations| operations.iter().all(|operation| operation != "verify")) {
             return Err(JwkError::Unsupported("key_ops has no verify"));
         }
-        let alg = match raw.alg.as_deref().map(algorithm_named) {
+        let alg = match raw.alg.as_deref().map(Algorithm::named) {
             Some(None) => return Err(JwkError::Unsupported("alg is not one of RS256, PS256, ES256, EdDSA, Ed25519")),
             Some(known) => known,
             None => None,

@@ -96,7 +96,7 @@ impl<'a> Jws<'a> {
 impl Header {
     /// The algorithm, when we know one of this exact name.
     pub fn algorithm(&self) -> Option<Algorithm> {
-        algorithm_named(&self.alg)
+        Algorithm::named(&self.alg)
     }
 
     /// Whether `typ` is `expected` (given without `application/`): a media type, so case does not count, and
@@ -108,11 +108,6 @@ impl Header {
             typ[if prefixed { PREFIX.len() } else { 0 }..].eq_ignore_ascii_case(expected)
         })
     }
-}
-
-/// The algorithm of this exact JOSE name. Ed25519 has two: `EdDSA` (RFC 8037) and `Ed25519` (RFC 9864).
-pub fn algorithm_named(name: &str) -> Option<Algorithm> {
-    if name == "Ed25519" { Some(Algorithm::EdDsa) } else { name.parse().ok() }
 }
 
 /// Canonical base64url: no padding, no other characters, unused bits zero (else one token had many spellings).
@@ -182,8 +177,8 @@ mod tests {
         for header in [r#"{"typ":"JWT"}"#, r#"{"alg":["RS256"]}"#, r#"{"alg":null}"#, r#"{"alg":1}"#, r#"{"alg":{}}"#] {
             assert_eq!(parse(&token(header, "{}")).err(), Some(JwsError::Header), "{header}");
         }
-        assert_eq!(algorithm_named("EdDSA"), Some(Algorithm::EdDsa));
-        assert_eq!(algorithm_named("Ed25519"), Some(Algorithm::EdDsa));
+        assert_eq!(Algorithm::named("EdDSA"), Some(Algorithm::EdDsa));
+        assert_eq!(Algorithm::named("Ed25519"), Some(Algorithm::EdDsa));
     }
 
     /// T-70: headers as data. `kid` may be anything; key locations are not read; extensions are refused.

@@ -13,7 +13,7 @@ mod sign;
 
 pub use book::{KeySettings, Keys};
 pub use jwk::{JwkError, JwkSet, PublicJwk, VerifyError};
-pub use jws::{Header, Jws, JwsError, algorithm_named};
+pub use jws::{Header, Jws, JwsError};
 pub use pair::{KeyError, KeyPair};
 pub use ring::{KeyEntry, KeyRing, KeyState};
 pub use seal::{MalformedMasterKey, MasterKey, MasterKeyId, OpenError};

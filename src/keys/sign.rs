@@ -8,7 +8,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::jws::algorithm_named;
 use super::pair::{KeyError, KeyPair};
 use crate::error::{Error, Result};
 use crate::wire::{Algorithm, vocabulary};
@@ -108,7 +107,7 @@ impl Signer {
             typ: Typ,
             kid: &'a str,
         }
-        if algorithm_named(alg_name) != Some(pair.algorithm()) {
+        if Algorithm::named(alg_name) != Some(pair.algorithm()) {
             return Err(KeyError::AlgorithmName);
         }
         let header = |typ: &Typ| {

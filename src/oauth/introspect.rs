@@ -17,6 +17,7 @@ use crate::issue::{self, AccessClaims, Described};
 
 /// RFC 7662 §2.2 for a live token.
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the wire's name")]
 struct Active<'t> {
     active: bool,
     token_type: &'static str,

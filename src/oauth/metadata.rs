@@ -44,7 +44,11 @@ impl Published {
 }
 
 /// What was rendered of `now`, or `render`ed anew.
-fn fresh<T>(last: &ArcSwapOption<(Arc<T>, Document)>, now: Arc<T>, render: impl FnOnce(&T) -> Document) -> Arc<(Arc<T>, Document)> {
+fn fresh<T>(
+    last: &ArcSwapOption<(Arc<T>, Document)>,
+    now: Arc<T>,
+    render: impl FnOnce(&T) -> Document,
+) -> Arc<(Arc<T>, Document)> {
     match last.load_full() {
         Some(last) if Arc::ptr_eq(&last.0, &now) => last,
         _ => {
@@ -92,7 +96,8 @@ impl<'s> Discovery<'s> {
     fn of(services: &'s Services, catalog: &'s Catalog) -> Self {
         let issuer = &services.issuer;
         let algorithms = || Algorithm::ALL.iter().flat_map(|algorithm| algorithm.names()).copied().collect::<Vec<_>>();
-        let mut scopes: Vec<&str> = catalog.iter().flat_map(|resource| resource.scopes.keys().map(String::as_str)).collect();
+        let mut scopes: Vec<&str> =
+            catalog.iter().flat_map(|resource| resource.scopes.keys().map(String::as_str)).collect();
         scopes.sort_unstable();
         Self {
             issuer: issuer.as_str(),
@@ -105,7 +110,11 @@ impl<'s> Discovery<'s> {
             scopes_supported: scopes,
             token_endpoint_auth_methods_supported: AuthMethod::ALL,
             token_endpoint_auth_signing_alg_values_supported: algorithms(),
-            introspection_endpoint_auth_methods_supported: AuthMethod::ALL.iter().copied().filter(|method| *method != AuthMethod::None).collect(),
+            introspection_endpoint_auth_methods_supported: AuthMethod::ALL
+                .iter()
+                .copied()
+                .filter(|method| *method != AuthMethod::None)
+                .collect(),
             introspection_endpoint_auth_signing_alg_values_supported: algorithms(),
             revocation_endpoint_auth_methods_supported: AuthMethod::ALL,
             revocation_endpoint_auth_signing_alg_values_supported: algorithms(),

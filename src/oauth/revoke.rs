@@ -26,7 +26,12 @@ pub(super) async fn revoke(State(oauth): State<Arc<OAuth>>, request: Request) ->
         Err(refusal) => (None, Err(refusal)),
     };
     cx.metrics.revocation(outcome.as_ref().err().map(|error| error.code));
-    cx.audit.count(&cx, Counted::Revocation, client.as_ref().map(|client| &client.client_id), outcome.as_ref().copied());
+    cx.audit.count(
+        &cx,
+        Counted::Revocation,
+        client.as_ref().map(|client| &client.client_id),
+        outcome.as_ref().copied(),
+    );
     let mut response = match outcome {
         Ok(()) => {
             let mut done = Response::new(Body::empty());

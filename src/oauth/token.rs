@@ -43,7 +43,11 @@ pub(super) async fn token(State(oauth): State<Arc<OAuth>>, request: Request) -> 
     response
 }
 
-async fn answer(call: &Call<'_>, known: &mut Option<Arc<Client>>, named: &mut Option<GrantType>) -> Result<TokenResponse> {
+async fn answer(
+    call: &Call<'_>,
+    known: &mut Option<Arc<Client>>,
+    named: &mut Option<GrantType>,
+) -> Result<TokenResponse> {
     let started = call.cx.clock.monotonic();
     let grant = grant_type(&call.form);
     *named = grant.as_ref().ok().copied();

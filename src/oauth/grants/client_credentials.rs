@@ -55,7 +55,8 @@ fn targets(catalog: &Catalog, client: &Client, form: &Form) -> Result<Option<Vec
     let mut found = BTreeMap::new();
     for identifier in form.all("resource") {
         let resource = catalog.resource(identifier).filter(|resource| may(catalog, client, resource));
-        let resource = resource.ok_or_else(|| Error::new(Code::InvalidTarget, "The client may not have this resource."))?;
+        let resource =
+            resource.ok_or_else(|| Error::new(Code::InvalidTarget, "The client may not have this resource."))?;
         found.insert(resource.identifier.clone(), resource.clone());
     }
     Ok((!found.is_empty()).then(|| found.into_values().collect()))
@@ -65,9 +66,11 @@ fn targets(catalog: &Catalog, client: &Client, form: &Form) -> Result<Option<Vec
 fn may(catalog: &Catalog, client: &Client, resource: &Resource) -> bool {
     let listed = &client.metadata.resources;
     if listed.is_empty() {
-        return client.metadata.scope.iter().any(|token| {
-            catalog.owner(token).is_some_and(|owner| owner.identifier == resource.identifier)
-        });
+        return client
+            .metadata
+            .scope
+            .iter()
+            .any(|token| catalog.owner(token).is_some_and(|owner| owner.identifier == resource.identifier));
     }
     listed.contains(&resource.identifier)
 }
