@@ -11,6 +11,7 @@
 //! ```
 
 pub mod app;
+pub mod apply;
 pub mod audit;
 pub mod clients;
 pub mod clock;
@@ -20,7 +21,7 @@ pub mod error;
 pub mod form;
 pub mod http;
 pub mod issue;
-mod jobs;
+pub mod jobs;
 pub mod keys;
 pub mod metrics;
 pub mod nodes;

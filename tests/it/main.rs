@@ -3,6 +3,8 @@
 
 mod support;
 
+mod architecture;
+mod database;
 mod introspection;
 mod metadata;
 mod revocation;

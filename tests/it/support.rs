@@ -89,8 +89,9 @@ impl Drop for Place {
 
 /// The server that `tests/run.sh` starts; without it these tests fail rather than skip.
 pub fn postgres() -> String {
-    std::env::var("SEALWRIGHT_TEST_POSTGRES")
-        .expect("SEALWRIGHT_TEST_POSTGRES names a PostgreSQL server for tests: eval \"$(bash tests/postgres.sh start)\"")
+    std::env::var("SEALWRIGHT_TEST_POSTGRES").expect(
+        "SEALWRIGHT_TEST_POSTGRES names a PostgreSQL server for tests: eval \"$(bash tests/postgres.sh start)\"",
+    )
 }
 
 /// A running server.
@@ -217,9 +218,12 @@ impl Server {
             max_lifetime: 3600,
             algorithms: Algorithm::ALL,
             allow_http: true,
+            issuer: &self.issuer,
         };
         let services = &self.services;
-        let plan = apply::plan(&services.db, file, &options, &services.hasher).await.map_err(|problems| problems.to_string())?;
+        let plan = apply::plan(&services.db, &file, &options, &services.hasher)
+            .await
+            .map_err(|problems| problems.to_string())?;
         let applied = apply::commit(&services.db, plan, &services.hasher).await.map_err(|failed| failed.to_string())?;
         if let Some(seq) = applied.seq {
             sealwright::nodes::acted_on(services, seq).await.map_err(|error| error.to_string())?;

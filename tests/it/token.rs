@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{EXAMPLE, FORM, SECRET, Server, TOKEN, Answer, basic, both, part};
+use crate::support::{Answer, EXAMPLE, FORM, SECRET, Server, TOKEN, basic, both, part};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
 
