@@ -298,10 +298,9 @@ pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
         return Err(unknown());
     }
     if services.db.sqlite_path().is_some() {
-        Ok(())
-    } else {
-        acted_on_elsewhere(&services.db, &services.clock, seq).await
+        return Ok(());
     }
+    others_acted_on(&services.db, &services.clock, seq, services.node.id).await
 }
 
 /// The same for a process that is no node: a command beside running servers.
@@ -309,6 +308,10 @@ pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
 /// # Errors
 /// 503 when that cannot be known in time. The change itself stands.
 pub async fn acted_on_elsewhere(db: &Db, clock: &Clock, seq: i64) -> Result<()> {
+    others_acted_on(db, clock, seq, Id::default()).await
+}
+
+async fn others_acted_on(db: &Db, clock: &Clock, seq: i64, me: Id) -> Result<()> {
     let give_up = clock.monotonic() + micros(LEASE + RENEW);
     let mut pause = Duration::from_millis(1);
     loop {
@@ -318,7 +321,7 @@ pub async fn acted_on_elsewhere(db: &Db, clock: &Clock, seq: i64) -> Result<()> 
             return Ok(());
         }
         let now = clock.now();
-        if db.read(move |conn| Box::pin(async move { nodes::behind(conn, now, seq).await })).await? == 0 {
+        if db.read(move |conn| Box::pin(async move { nodes::behind(conn, now, seq, me).await })).await? == 0 {
             return Ok(());
         }
         if clock.monotonic() > give_up {
