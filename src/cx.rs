@@ -29,7 +29,7 @@ pub struct Services {
     /// The time.
     pub clock: Clock,
     /// What operators watch.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Signing keys.
     pub keys: Keys,
     /// APIs and their scopes.

@@ -31,7 +31,7 @@ const SQLITE_POLL: Duration = Duration::from_millis(100);
 /// SQLite: the lock file is the lease; the row only says what was applied.
 const FOREVER: Micros = i64::MAX;
 /// How long feed rows are kept; who lags more reads everything anew.
-pub const FEED_KEPT: Duration = Duration::from_secs(3600);
+pub const FEED_KEPT: Duration = Duration::from_hours(1);
 /// Beyond this the wall clock and the database disagree too much.
 pub const MOST_SKEW: Micros = 5 * SECOND;
 
@@ -144,7 +144,8 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
     let mut renewed_at = services.clock.monotonic();
     while !stop.is_cancelled() {
         if !sqlite && bell.is_none() {
-            bell = services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
+            bell =
+                services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -223,36 +224,32 @@ async fn publish_applied(services: &Services) -> Result<(), StoreError> {
     services.db.write(move |tx| Box::pin(async move { nodes::applied(tx, id, applied).await })).await.map(drop)
 }
 
-/// Applies what is new, in order.
+/// Applies what is new, in order. Numbers have no gaps: one that is missing was swept before we read it.
 async fn catch_up(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
     loop {
         let applied = services.node.applied();
+        let head = feed::head(follower.conn()).await?;
+        if head <= applied {
+            services.node.behind_since.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
         let changes = feed::since(follower.conn(), applied).await?;
-        let (Some(first), Some(last)) = (changes.first(), changes.last()) else { break };
-        services.node.behind_since.store(first.at, Ordering::Relaxed);
-        let full = changes.len() >= 1000;
-        let mut last = last.seq;
-        if first.seq > applied + 1 {
-            // Swept before we read it: everything anew, as of a moment after this head.
-            last = feed::head(follower.conn()).await?;
-            reload(services, follower).await?;
-        } else {
-            // A page may end inside a transaction; its last number is applied once it is whole.
-            if full {
-                last -= 1;
+        let now_applied = match (changes.first(), changes.last()) {
+            (Some(first), Some(last)) if first.seq == applied + 1 => {
+                services.node.behind_since.store(first.at, Ordering::Relaxed);
+                apply(services, follower, &changes).await?;
+                last.seq
             }
-            apply(services, follower, changes.iter().filter(|change| change.seq <= last)).await?;
-        }
-        services.node.applied.send_replace(last.max(applied));
-        if !full {
-            break;
-        }
+            _ => {
+                reload(services, follower).await?;
+                head
+            }
+        };
+        services.node.applied.send_replace(now_applied);
     }
-    services.node.behind_since.store(0, Ordering::Relaxed);
-    Ok(())
 }
 
-async fn apply(services: &Services, follower: &mut Follower, changes: impl Iterator<Item = &Change>) -> Result<(), StoreError> {
+async fn apply(services: &Services, follower: &mut Follower, changes: &[Change]) -> Result<(), StoreError> {
     let (mut resources, mut keys, mut clients) = (false, false, false);
     for change in changes {
         match change.kind.parse() {
@@ -296,11 +293,15 @@ async fn reload(services: &Services, follower: &mut Follower) -> Result<(), Stor
 /// 503 when that cannot be known in time. The change itself stands.
 pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
     let mut applied = services.node.applied.subscribe();
-    let here = tokio::time::timeout(LEASE + RENEW, applied.wait_for(|applied| *applied >= seq)).await;
-    if !matches!(here, Ok(Ok(_))) {
+    let here = async { applied.wait_for(|applied| *applied >= seq).await.is_ok() };
+    if !tokio::time::timeout(LEASE + RENEW, here).await.unwrap_or(false) {
         return Err(unknown());
     }
-    if services.db.sqlite_path().is_some() { Ok(()) } else { acted_on_elsewhere(&services.db, &services.clock, seq).await }
+    if services.db.sqlite_path().is_some() {
+        Ok(())
+    } else {
+        acted_on_elsewhere(&services.db, &services.clock, seq).await
+    }
 }
 
 /// The same for a process that is no node: a command beside running servers.

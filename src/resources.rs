@@ -84,7 +84,8 @@ impl Catalog {
         }
         let mut catalog = Self::default();
         for row in rows {
-            let unfit = |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("resource {}: {cause}", row.identifier));
+            let unfit =
+                |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("resource {}: {cause}", row.identifier));
             let resource = Arc::new(Resource {
                 settings: serde_json::from_str(&row.settings).map_err(|cause| unfit(&cause))?,
                 scopes: words.remove(&row.identifier).unwrap_or_default(),
@@ -111,8 +112,11 @@ impl Catalog {
 
     /// The resources that own the tokens of `scope`, each once, by identifier.
     pub fn owners(&self, scope: &Scope) -> Vec<Arc<Resource>> {
-        let found: BTreeMap<&str, &Arc<Resource>> =
-            scope.iter().filter_map(|token| self.owner(token)).map(|owner| (owner.identifier.as_str(), owner)).collect();
+        let found: BTreeMap<&str, &Arc<Resource>> = scope
+            .iter()
+            .filter_map(|token| self.owner(token))
+            .map(|owner| (owner.identifier.as_str(), owner))
+            .collect();
         found.into_values().cloned().collect()
     }
 

@@ -89,6 +89,23 @@ vocabulary! {
     }
 }
 
+impl Algorithm {
+    /// The JOSE names that mean this algorithm; Ed25519 has two, the polymorphic and the fully specified (RFC 9864).
+    pub const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Rs256 => &["RS256"],
+            Self::EdDsa => &["EdDSA", "Ed25519"],
+            Self::Es256 => &["ES256"],
+            Self::Ps256 => &["PS256"],
+        }
+    }
+
+    /// The algorithm of this exact JOSE name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|algorithm| algorithm.names().contains(&name))
+    }
+}
+
 vocabulary! {
     /// What an access token looks like to its resource.
     pub enum TokenFormat {
@@ -132,6 +149,9 @@ vocabulary! {
         IssuerOrTokenEndpoint = "issuer_or_token_endpoint",
     }
 }
+
+/// Where the token endpoint is, under the issuer.
+pub const TOKEN_PATH: &str = "/oauth2/token";
 
 /// A set of scope tokens (RFC 6749 §3.3), kept sorted so that equal sets are equal texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -138,7 +138,10 @@ impl ClientMetadata {
         }
         // RFC 6749 §4.4: the client credentials grant is for confidential clients only.
         if method == AuthMethod::None && self.grant_types.contains(&GrantType::ClientCredentials) {
-            wrong.push(Invalid::new("grant_types", "a client that cannot authenticate (none) cannot use client_credentials"));
+            wrong.push(Invalid::new(
+                "grant_types",
+                "a client that cannot authenticate (none) cannot use client_credentials",
+            ));
         }
         if method == AuthMethod::None && !self.serves.is_empty() {
             wrong.push(Invalid::new("serves", "a client that cannot authenticate (none) cannot introspect"));
@@ -149,7 +152,9 @@ impl ClientMetadata {
 
 /// 1 to 200 characters, none of them a control character or a bidirectional override.
 pub fn check_text(field: &'static str, text: &str) -> Result<(), Invalid> {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(hidden) {
         return Err(Invalid::new(field, "takes 1 to 200 visible characters"));
     }
@@ -188,7 +193,8 @@ pub fn check_identifier(field: &'static str, uri: &str) -> Result<(), Invalid> {
 
 /// An origin as a browser sends it: scheme, host, port unless it is the default one. http only on loopback.
 fn check_origin(origin: &str) -> Result<(), Invalid> {
-    let wrong = || Invalid::new("allowed_origins", "takes origins as a browser sends them, like https://app.example.com");
+    let wrong =
+        || Invalid::new("allowed_origins", "takes origins as a browser sends them, like https://app.example.com");
     let url = parse_plain(origin).ok_or_else(wrong)?;
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -238,13 +244,28 @@ mod tests {
     #[test]
     fn t07_uris_of_other_schemes_are_refused() {
         for bad in [
-            "javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "vbscript:x", "file:///etc/passwd", "blob:x",
-            " https://a.test", "\thttps://a.test", "\nhttps://a.test", "http://a.test", "https://u:p@a.test", "https://a.test#f", "//a.test",
+            "javascript:alert(1)",
+            "JavaScript:alert(1)",
+            "data:text/html,x",
+            "vbscript:x",
+            "file:///etc/passwd",
+            "blob:x",
+            " https://a.test",
+            "\thttps://a.test",
+            "\nhttps://a.test",
+            "http://a.test",
+            "https://u:p@a.test",
+            "https://a.test#f",
+            "//a.test",
         ] {
             let client = ClientMetadata { client_uri: Some(bad.into()), ..ClientMetadata::default() };
             assert_eq!(fields(&client), ["client_uri"], "{bad:?}");
             let method = AuthMethod::PrivateKeyJwt;
-            let client = ClientMetadata { jwks_uri: Some(bad.into()), token_endpoint_auth_method: method, ..ClientMetadata::default() };
+            let client = ClientMetadata {
+                jwks_uri: Some(bad.into()),
+                token_endpoint_auth_method: method,
+                ..ClientMetadata::default()
+            };
             assert_eq!(fields(&client), ["jwks_uri"], "{bad:?}");
         }
     }
@@ -258,9 +279,16 @@ mod tests {
     #[test]
     fn origins_are_as_browsers_send_them() {
         for (origin, fine) in [
-            ("https://app.example.com", true), ("https://app.example.com:8443", true), ("http://localhost:3000", true),
-            ("http://127.0.0.1:3000", true), ("https://app.example.com/", false), ("https://app.example.com:443", false),
-            ("http://app.example.com", false), ("null", false), ("*", false), ("https://APP.example.com", false),
+            ("https://app.example.com", true),
+            ("https://app.example.com:8443", true),
+            ("http://localhost:3000", true),
+            ("http://127.0.0.1:3000", true),
+            ("https://app.example.com/", false),
+            ("https://app.example.com:443", false),
+            ("http://app.example.com", false),
+            ("null", false),
+            ("*", false),
+            ("https://APP.example.com", false),
         ] {
             let client = ClientMetadata { allowed_origins: vec![origin.into()], ..ClientMetadata::default() };
             assert_eq!(fields(&client).is_empty(), fine, "{origin}");
@@ -271,7 +299,9 @@ mod tests {
     fn s11_a_client_id_does_not_look_like_a_subject() {
         assert!(check_client_id("orders-sync").is_ok());
         assert!(check_client_id("https://a.example/client").is_ok());
-        for bad in ["", "a b", "a\u{0}", "ä", "6fa459ea-ee8a-3ca4-894e-db77e160355e", "6FA459EAEE8A3CA4894EDB77E160355E"] {
+        for bad in
+            ["", "a b", "a\u{0}", "ä", "6fa459ea-ee8a-3ca4-894e-db77e160355e", "6FA459EAEE8A3CA4894EDB77E160355E"]
+        {
             assert!(check_client_id(bad).is_err(), "{bad}");
         }
         assert!(check_client_id(&"a".repeat(129)).is_err());

@@ -4,8 +4,8 @@ pub mod assertion;
 pub mod auth;
 mod jwks;
 pub mod metadata;
-pub mod replay;
 mod registry;
+pub mod replay;
 pub mod secret;
 
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Proof {
         Some(match row.kind.parse().ok()? {
             CredentialKind::GeneratedSecret => Self::Generated(secret::digest_from_text(&row.value)?),
             CredentialKind::ImportedSecret => Self::Imported(row.value.clone()),
-            CredentialKind::Jwk => Self::Jwk(Box::new(PublicJwk::parse(&row.value).ok()?)),
+            CredentialKind::Jwk => Self::Jwk(Box::new(PublicJwk::parse(row.value.as_bytes()).ok()?)),
         })
     }
 }
@@ -140,7 +140,8 @@ impl Client {
 
     /// Roughly how much memory it takes, for the cache's bound.
     fn weight(&self) -> u32 {
-        let texts = self.metadata.resources.iter().chain(&self.metadata.serves).map(|text| text.len() + 24).sum::<usize>();
+        let texts =
+            self.metadata.resources.iter().chain(&self.metadata.serves).map(|text| text.len() + 24).sum::<usize>();
         let scopes = self.metadata.scope.iter().map(|token| token.len() + 48).sum::<usize>();
         u32::try_from(600 + texts + scopes + self.credentials.len() * 250).unwrap_or(u32::MAX)
     }

@@ -33,7 +33,10 @@ impl Registry {
     pub fn new(db: Db) -> Self {
         Self {
             db,
-            known: Cache::builder().max_capacity(KNOWN_BYTES).weigher(|_, client: &Arc<Client>| client.weight()).build(),
+            known: Cache::builder()
+                .max_capacity(KNOWN_BYTES)
+                .weigher(|_, client: &Arc<Client>| client.weight())
+                .build(),
             unknown: Cache::new(UNKNOWN),
             changes: Mutex::new(0),
             loading: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
@@ -47,19 +50,26 @@ impl Registry {
     /// # Errors
     /// When it must be read and the database cannot.
     pub async fn get(&self, client_id: &str) -> Result<Option<Arc<Client>>, StoreError> {
-        if let Some(client) = self.cached(client_id) {
-            return Ok(client);
+        if let Some(client) = self.known.get(client_id) {
+            return Ok(Some(client));
+        }
+        if self.unknown.contains_key(client_id) {
+            return Ok(None);
         }
         let stripe = usize::try_from(self.stripe.hash_one(client_id) % STRIPES as u64).unwrap_or(0);
         let _loading = self.loading[stripe].lock().await;
-        if let Some(client) = self.cached(client_id) {
-            return Ok(client);
+        if let Some(client) = self.known.get(client_id) {
+            return Ok(Some(client));
+        }
+        if self.unknown.contains_key(client_id) {
+            return Ok(None);
         }
         loop {
             let before = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
             let id = client_id.to_owned();
             let rows = self.db.read(move |conn| Box::pin(async move { clients::find(conn, &id).await })).await?;
-            let client = rows.map(|(row, credentials)| Client::from_rows(&row, &credentials).map(Arc::new)).transpose()?;
+            let client =
+                rows.map(|(row, credentials)| Client::from_rows(&row, &credentials).map(Arc::new)).transpose()?;
             let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
             if *changes != before {
                 continue;
@@ -69,13 +79,6 @@ impl Registry {
                 None => self.unknown.insert(client_id.into(), ()),
             }
             return Ok(client);
-        }
-    }
-
-    fn cached(&self, client_id: &str) -> Option<Option<Arc<Client>>> {
-        match self.known.get(client_id) {
-            Some(client) => Some(Some(client)),
-            None => self.unknown.contains_key(client_id).then_some(None),
         }
     }
 

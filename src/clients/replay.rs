@@ -52,7 +52,8 @@ async fn burn_loop(db: Db, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut batch, BATCH).await > 0 {
         let ids: Vec<(Key, Micros)> = batch.iter().map(|request| (request.id, request.expires_at)).collect();
-        let burnt = db.write(move |tx| Box::pin(async move { artifacts::burn(tx, Kind::ClientAssertion, &ids).await })).await;
+        let burnt =
+            db.write(move |tx| Box::pin(async move { artifacts::burn(tx, Kind::ClientAssertion, &ids).await })).await;
         answer(burnt.map(|committed| committed.value), &mut batch);
     }
 }
@@ -67,7 +68,9 @@ fn answer(burnt: Result<std::collections::HashSet<Key>, StoreError>, batch: &mut
         }
         Err(cause) => {
             tracing::error!(%cause, "replay ids could not be burnt");
-            batch.drain(..).for_each(|request| drop(request.first.send(Err(()))));
+            for request in batch.drain(..) {
+                let _ = request.first.send(Err(()));
+            }
         }
     }
 }

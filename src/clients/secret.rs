@@ -56,7 +56,8 @@ impl SecretHasher {
     /// # Errors
     /// 500 when the settings are out of Argon2's ranges or there is no randomness.
     pub fn new(settings: HashSettings) -> Result<Self> {
-        let params = Params::new(settings.memory_kib, settings.iterations, 1, None).map_err(|cause| Error::internal(cause.to_string()))?;
+        let params = Params::new(settings.memory_kib, settings.iterations, 1, None)
+            .map_err(|cause| Error::internal(cause.to_string()))?;
         let argon2 = Argon2::new(Variant::Argon2id, Version::V0x13, params);
         let nothing = random::<32>()?;
         let dummy = hash(&argon2, &nothing)?;
@@ -95,10 +96,12 @@ impl SecretHasher {
             }));
         }
         let tag = hmac::sign(&self.key, presented.expose().as_bytes());
-        let imported = || credentials.iter().filter_map(|credential| match &credential.proof {
-            Proof::Imported(phc) => Some((*credential, phc)),
-            _ => None,
-        });
+        let imported = || {
+            credentials.iter().filter_map(|credential| match &credential.proof {
+                Proof::Imported(phc) => Some((*credential, phc)),
+                _ => None,
+            })
+        };
         for (credential, _) in imported() {
             if self.remembered.get(&credential.id).is_some_and(|known| equal(&known, tag.as_ref())) {
                 return Ok(Some(credential));
@@ -133,7 +136,8 @@ impl SecretHasher {
         let (argon2, presented, phc) = (self.argon2.clone(), presented.clone(), phc.to_owned());
         let fits = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            PasswordHash::new(&phc).is_ok_and(|known| argon2.verify_password(presented.expose().as_bytes(), &known).is_ok())
+            PasswordHash::new(&phc)
+                .is_ok_and(|known| argon2.verify_password(presented.expose().as_bytes(), &known).is_ok())
         });
         fits.await.map_err(Error::internal)
     }

@@ -8,7 +8,7 @@ use super::AccessClaims;
 use crate::clock::SECOND;
 use crate::cx::Cx;
 use crate::error::{Error, Result};
-use crate::keys::jws::Jws;
+use crate::keys::{Jws, Typ};
 use crate::secret::{Prefix, sha256};
 use crate::store::artifacts;
 
@@ -44,7 +44,7 @@ pub async fn describe(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>
 }
 
 /// Our token, dead or alive.
-async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
+pub(super) async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
     if token.len() > LONGEST {
         return Ok(None);
     }
@@ -52,11 +52,7 @@ async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
     if let Some(known) = cx.known_tokens.0.get(&id) {
         return Ok(Some(known));
     }
-    let found = if Prefix::AccessToken.matches(token) {
-        stored(cx, id).await?
-    } else {
-        signed(cx, token)
-    };
+    let found = if Prefix::AccessToken.matches(token) { stored(cx, id).await? } else { signed(cx, token) };
     let found = found.map(Arc::new);
     if let Some(found) = &found {
         cx.known_tokens.0.insert(id, found.clone());
@@ -66,9 +62,9 @@ async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
 
 async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
     let now = cx.now;
-    let read = cx.db.read(move |conn| {
-        Box::pin(async move { artifacts::get(conn, artifacts::Kind::AccessToken, &id, now).await })
-    });
+    let read = cx
+        .db
+        .read(move |conn| Box::pin(async move { artifacts::get(conn, artifacts::Kind::AccessToken, &id, now).await }));
     let Some(body) = read.await? else { return Ok(None) };
     let claims = serde_json::from_str(&body).map_err(Error::internal)?;
     Ok(Some(Described { claims, kid: None }))
@@ -77,12 +73,12 @@ async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
 /// RFC 9068 §4: `typ`, signature by one of our keys under its own algorithm, issuer. Time comes later, each time.
 fn signed(cx: &Cx<'_>, token: &str) -> Option<Described> {
     let jws = Jws::parse(token, LONGEST).ok()?;
-    if !jws.has_typ("at+jwt") {
+    if !jws.header.is_typ(Typ::AccessToken.as_str()) {
         return None;
     }
     let ring = cx.keys.ring();
     let kid = ring.verify_own(&jws).ok()?.kid.clone();
-    let claims: AccessClaims = serde_json::from_slice(jws.payload()).ok()?;
+    let claims: AccessClaims = jws.claims().ok()?;
     (claims.iss == cx.issuer.as_str()).then_some(Described { claims, kid: Some(kid) })
 }
 

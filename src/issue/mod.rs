@@ -2,6 +2,7 @@
 
 mod describe;
 pub mod revocations;
+mod revoke;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::store::artifacts;
 use crate::wire::{Algorithm, Scope, TokenFormat};
 
 pub use describe::{Described, KnownTokens, describe};
+pub use revoke::revoke;
 
 /// What a grant decided: the grant reads and decides, [`tokens`] does the rest.
 #[derive(Debug)]
@@ -119,7 +121,9 @@ pub async fn tokens(cx: &Cx<'_>, client: &Client, issue: Issue) -> Result<TokenR
     let access_token = match shape.format {
         TokenFormat::Jwt => {
             let keys = cx.keys.ring();
-            let signer = keys.active(shape.algorithm).ok_or_else(|| Error::internal(format!("no active {} key", shape.algorithm)))?;
+            let signer = keys
+                .active(shape.algorithm)
+                .ok_or_else(|| Error::internal(format!("no active {} key", shape.algorithm)))?;
             Secret::new(signer.sign(Typ::AccessToken, &claims).await?)
         }
         TokenFormat::Opaque => opaque(cx, &claims).await?,
@@ -135,7 +139,9 @@ async fn opaque(cx: &Cx<'_>, claims: &AccessClaims) -> Result<Secret> {
     let body = serde_json::to_string(claims).map_err(Error::internal)?;
     let expires_at: Micros = claims.exp * SECOND;
     cx.db
-        .write(move |tx| Box::pin(async move { artifacts::put(tx, artifacts::Kind::AccessToken, &id, &body, expires_at).await }))
+        .write(move |tx| {
+            Box::pin(async move { artifacts::put(tx, artifacts::Kind::AccessToken, &id, &body, expires_at).await })
+        })
         .await?;
     Ok(token)
 }

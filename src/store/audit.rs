@@ -55,7 +55,7 @@ pub struct Counter {
     /// What happened.
     pub event: &'static str,
     /// To which known client; empty for an unknown one.
-    pub client_id: String,
+    pub client_id: std::sync::Arc<str>,
     /// How it ended: `ok` or an error code.
     pub outcome: &'static str,
 }
@@ -63,7 +63,7 @@ pub struct Counter {
 /// Adds `n` to a counter.
 pub async fn count(tx: &mut Tx, counter: &Counter, n: i64) -> Result<(), StoreError> {
     let Counter { hour, event, client_id, outcome } = counter;
-    execute!(tx, COUNT, hour, *event, client_id, *outcome, n).map(drop)
+    execute!(tx, COUNT, hour, *event, client_id.as_ref(), *outcome, n).map(drop)
 }
 
 /// The sum of a counter over all hours.

@@ -27,8 +27,7 @@ queries! {
     NEXT = "UPDATE change_head SET seq = seq + 1 WHERE one = 1 RETURNING seq";
     HEAD = "SELECT seq FROM change_head WHERE one = 1";
     ADD = "INSERT INTO changes (seq, kind, id, at) VALUES ($1, $2, $3, $4)";
-    SINCE = "SELECT seq, kind, id, at FROM changes WHERE seq > $1 ORDER BY seq LIMIT 1000";
-    OLDEST = "SELECT MIN(seq) FROM changes";
+    SINCE = "SELECT seq, kind, id, at FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq";
     SWEEP = "DELETE FROM changes WHERE seq IN (SELECT seq FROM changes WHERE at < $1 ORDER BY seq LIMIT $2)";
 }
 
@@ -70,20 +69,14 @@ pub(super) async fn ring(tx: &mut Tx) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Up to 1,000 changes after `seq`, in order.
+/// The changes of the next 200 transactions after `seq`, whole and in order.
 pub async fn since(conn: &mut Conn, seq: i64) -> Result<Vec<Change>, StoreError> {
-    fetch!(all, conn, SINCE, seq)
+    fetch!(all, conn, SINCE, seq, seq.saturating_add(200))
 }
 
 /// The number of the last committed change.
 pub async fn head(conn: &mut Conn) -> Result<i64, StoreError> {
     let (seq,): (i64,) = fetch!(one, conn, HEAD)?;
-    Ok(seq)
-}
-
-/// The oldest change that is still kept: a reader that lags behind it reads everything anew.
-pub async fn oldest(conn: &mut Conn) -> Result<Option<i64>, StoreError> {
-    let (seq,): (Option<i64>,) = fetch!(one, conn, OLDEST)?;
     Ok(seq)
 }
 

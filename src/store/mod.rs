@@ -144,7 +144,7 @@ impl Db {
         });
         let engine = match &options.location {
             Location::Sqlite(path) => Engine::Sqlite(sqlite::Sqlite::open(path, &options, shared.clone()).await?),
-            Location::Postgres(url) => Engine::Postgres(postgres_pool(url, &options).await?),
+            Location::Postgres(url) => Engine::Postgres(postgres_pool(url, &options)?),
         };
         Ok(Self { engine, shared })
     }
@@ -252,7 +252,7 @@ pub struct Load {
     pub queue: usize,
 }
 
-async fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> {
+fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> {
     // The cause may quote the URL, and the URL may hold a password.
     let connect: PgConnectOptions =
         url.expose().parse().map_err(|_| StoreError::Unfit("database.url is not a PostgreSQL URL".into()))?;

@@ -23,7 +23,7 @@ const QUEUE: usize = 4096;
 
 #[derive(Clone)]
 pub(super) struct Sqlite {
-    connect: SqliteConnectOptions,
+    connect: Arc<SqliteConnectOptions>,
     readers: SqlitePool,
     jobs: mpsc::Sender<Job>,
     deadline: Duration,
@@ -33,8 +33,10 @@ pub(super) struct Sqlite {
 /// A job, its latest start, and what to tell its caller once the commit is decided.
 struct Job {
     start_by: Micros,
-    run: Box<dyn for<'t> FnOnce(Start<'t>) -> Pin<Box<dyn Future<Output = Ended> + Send + 't>> + Send>,
+    run: Box<dyn for<'t> FnOnce(Start<'t>) -> EndedFuture<'t> + Send>,
 }
+
+type EndedFuture<'t> = Pin<Box<dyn Future<Output = Ended> + Send + 't>>;
 
 enum Start<'t> {
     Now(&'t mut Tx),
@@ -68,7 +70,7 @@ impl Sqlite {
             .connect_lazy_with(connect.clone().pragma("query_only", "ON"));
         let (jobs, queue) = mpsc::channel(QUEUE);
         tokio::spawn(write_loop(Conn::new(Raw::SqliteWriter(writer), shared.clone()), queue, shared.clone()));
-        Ok(Self { connect, readers, jobs, deadline: options.deadline, shared })
+        Ok(Self { connect: Arc::new(connect), readers, jobs, deadline: options.deadline, shared })
     }
 
     pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>, sqlx::Error> {

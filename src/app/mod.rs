@@ -1,0 +1,256 @@
+//! One issuer, whole: its database opened, its services made, its routes served, its jobs run.
+
+mod management;
+mod open;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::Audit;
+use crate::clients::replay::Replay;
+use crate::clients::secret::{HashSettings, SecretHasher};
+use crate::clients::{Registry, RemoteKeys};
+use crate::config::Config;
+use crate::cx::Services;
+use crate::http::layers::{Edge, EdgeSettings};
+use crate::http::listen::{self, ListenError, Server};
+use crate::http::tls::{Acceptor, TlsError};
+use crate::http::{Limits, layers};
+use crate::issue::KnownTokens;
+use crate::issue::revocations::Revocations;
+use crate::keys::{KeySettings, Keys};
+use crate::metrics::Metrics;
+use crate::nodes::{self, Node};
+use crate::oauth::{self, OAuth, Published};
+use crate::outbound::{Outbound, OutboundError, OutboundSettings};
+use crate::store::StoreError;
+use crate::{error, jobs};
+
+pub use management::Health;
+pub use open::{Opened, open};
+
+/// Why a server or a command cannot start. Each text says what mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No issuer is configured.
+    #[error("issuer is not set: give the https URL under which clients reach this server (SEALWRIGHT_ISSUER)")]
+    NoIssuer,
+    /// The database cannot be opened.
+    #[error("the database cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The schema is older than this binary.
+    #[error("the database is not migrated to this version; run `sealwright migrate`, or set database.migrate = true")]
+    NotMigrated,
+    /// There is no master key.
+    #[error("there is no master key: set master_key.file or master_key.value (32 bytes, as 64 hex digits)")]
+    NoMasterKey,
+    /// The master key cannot be read or made.
+    #[error("the master key file {0} cannot be read or made: {1}")]
+    MasterKeyFile(PathBuf, std::io::Error),
+    /// The master key file is gone, and the database has sealed rows.
+    #[error("the master key file {0} is missing, and this database is sealed with it; put it back from your backup")]
+    MasterKeyGone(PathBuf),
+    /// The master key is not 32 bytes.
+    #[error("the master key is malformed: it takes 32 bytes, as 64 hex digits or 43 characters of base64url")]
+    MasterKeyMalformed,
+    /// The master key is another one.
+    #[error("this is not the master key that this database is sealed with; check master_key.file and database.url")]
+    MasterKeyWrong,
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The lock or the lease.
+    #[error(transparent)]
+    Node(#[from] nodes::StartError),
+    /// The outgoing client.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+    /// Anything else.
+    #[error("{0:?}")]
+    Internal(error::Error),
+}
+
+impl From<error::Error> for StartError {
+    fn from(cause: error::Error) -> Self {
+        Self::Internal(cause)
+    }
+}
+
+/// One issuer, started: its listeners are bound, [`App::run`] serves them.
+pub struct App {
+    services: Arc<Services>,
+    listening: Vec<(&'static str, Vec<TcpListener>, Server)>,
+    tls: Option<Arc<Acceptor>>,
+    /// Ends the jobs, after the listeners have drained.
+    finish: CancellationToken,
+    jobs: TaskTracker,
+}
+
+impl App {
+    /// Opens everything, takes the lease, makes the first signing keys, and binds the listeners.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: &Config, opened: Opened) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new());
+        let tls = match (&config.tls.certificate, &config.tls.private_key) {
+            (Some(certificate), Some(key)) => Some(Arc::new(Acceptor::load(certificate.clone(), key.clone())?)),
+            _ => None,
+        };
+        // A taken port is told before anything is made.
+        let http = listen::bind("http.listen", &config.http.listen).await?;
+        let https = listen::bind("tls.listen", config.tls_listen()).await?;
+        let management = listen::bind("management.listen", &config.management.listen).await?;
+
+        let keys = KeySettings {
+            algorithms: config.keys.algorithms.clone(),
+            rsa_bits: u16::try_from(config.keys.rsa_bits).unwrap_or(u16::MAX),
+            eddsa_name: config.keys.eddsa_name,
+        };
+        let services = Arc::new(services(config, opened, metrics.clone())?);
+        for algorithm in services.keys.ensure(&services.db, &keys).await? {
+            tracing::info!(%algorithm, "made a signing key");
+        }
+        let follower = nodes::join(&services).await?;
+
+        let finish = CancellationToken::new();
+        let jobs = TaskTracker::new();
+        jobs.spawn(nodes::follow(services.clone(), follower, finish.clone()));
+        jobs.spawn(jobs::flush(services.clone(), finish.clone()));
+        jobs.spawn(jobs::sweep(services.clone(), finish.clone()));
+        if let Some(tls) = &tls {
+            jobs.spawn(tls.clone().watch(Duration::from_secs(1), finish.clone()));
+        }
+
+        let limits = Limits {
+            max_connections: config.http.max_connections,
+            header_timeout: seconds(config.http.header_timeout_seconds),
+            keep_alive: Duration::from_secs(75),
+            drain: seconds(config.http.drain_seconds),
+        };
+        let settings = EdgeSettings {
+            trusted_proxies: config.http.trusted_proxies.clone(),
+            request_timeout: seconds(config.http.request_timeout_seconds),
+            max_requests: config.http.max_connections,
+            https: services.issuer.is_https(),
+            log_requests: config.log.requests,
+        };
+        let published = Published::new(config.keys.jwks_max_age_seconds);
+        let public = oauth::routes(Arc::new(OAuth {
+            services: services.clone(),
+            max_body: config.http.max_body_bytes,
+            published,
+        }));
+        let public = Edge::new(settings.clone(), metrics.clone())?.wrap(public);
+        let quiet = EdgeSettings { log_requests: false, https: false, ..settings };
+        let private = Edge::new(quiet, metrics.clone())?.wrap(management::routes(services.clone()));
+        let server = |name, router: &Router, tls: Option<Arc<Acceptor>>| Server {
+            name,
+            router: router.clone(),
+            tls,
+            limits,
+            metrics: metrics.clone(),
+        };
+        let listening = vec![
+            ("http", http, server("http", &public, None)),
+            ("tls", https, server("tls", &public, tls.clone())),
+            ("management", management, server("management", &private, None)),
+        ];
+        Ok(Self { services, listening, tls, finish, jobs })
+    }
+
+    /// The services, for tests that look behind the answers.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Where it listens: `http`, `tls` or `management`, and the address.
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let bound =
+            self.listening.iter().flat_map(|(name, listeners, _)| listeners.iter().map(|listener| (*name, listener)));
+        bound.filter_map(|(name, listener)| listener.local_addr().ok().map(|address| (name, address))).collect()
+    }
+
+    /// What reloads the certificate, where there is one; for SIGHUP.
+    pub fn tls(&self) -> Option<Arc<Acceptor>> {
+        self.tls.clone()
+    }
+
+    /// Serves until `stop`; then drains, flushes what gathered, and gives the lease back.
+    pub async fn run(self, stop: CancellationToken) {
+        layers::log_panics();
+        let serving = TaskTracker::new();
+        let (mut management_stop, drained) = (None, CancellationToken::new());
+        for (name, listeners, server) in self.listening {
+            if name == "management" {
+                // Operators watch the drain; this listener goes last.
+                management_stop = Some(tokio::spawn(listen::serve(listeners, server, drained.clone())));
+            } else if !listeners.is_empty() {
+                serving.spawn(listen::serve(listeners, server, stop.clone()));
+            }
+        }
+        serving.close();
+        stop.cancelled().await;
+        serving.wait().await;
+        self.finish.cancel();
+        self.jobs.close();
+        self.jobs.wait().await;
+        drained.cancel();
+        if let Some(management) = management_stop {
+            let _ = management.await;
+        }
+    }
+}
+
+fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Services, StartError> {
+    let Opened { db, clock, master, .. } = opened;
+    let outbound = Outbound::new(OutboundSettings {
+        allow_networks: config.outbound.allow_networks.clone(),
+        allow_http: config.outbound.allow_http,
+        timeout: seconds(config.outbound.timeout_seconds),
+        max_body_bytes: config.outbound.max_body_bytes,
+        extra_roots: Vec::new(),
+    })?;
+    Ok(Services {
+        issuer: config.issuer.clone().ok_or(StartError::NoIssuer)?,
+        metrics,
+        keys: Keys::new(master),
+        resources: ArcSwap::default(),
+        clients: Registry::new(db.clone()),
+        remote_keys: RemoteKeys::new(outbound, seconds(config.outbound.jwks_refresh_seconds)),
+        hasher: SecretHasher::new(hash_settings(config))?,
+        replay: Replay::start(db.clone()),
+        revocations: Revocations::default(),
+        known_tokens: KnownTokens::default(),
+        audit: Audit::default(),
+        node: Node::new(clock.clone()).map_err(error::Error::from)?,
+        access_token_lifetime: config.tokens.access_token_lifetime_seconds,
+        db,
+        clock,
+    })
+}
+
+/// Argon2id as configured.
+pub fn hash_settings(config: &Config) -> HashSettings {
+    HashSettings {
+        memory_kib: config.secrets.argon2_memory_kib,
+        iterations: config.secrets.argon2_iterations,
+        concurrency: config.argon2_concurrency(),
+        queue: config.secrets.argon2_queue,
+    }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}

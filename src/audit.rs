@@ -1,0 +1,271 @@
+//! Who did what. Changes are recorded in the transaction that makes them; what is too frequent for a row each
+//! (client-credentials tokens, introspections, refusals) is counted exactly and sampled, flushed each second.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::clients::Credential;
+use crate::clock::{Micros, SECOND};
+use crate::cx::Cx;
+use crate::error::{Code, Error};
+use crate::secret::{Id, random};
+use crate::store::audit::{self, Counter, EventRow};
+use crate::store::{Db, StoreError, Tx, clients};
+use crate::wire::vocabulary;
+
+/// An hour in [`Micros`].
+const HOUR: Micros = 3600 * SECOND;
+/// Refusals that get a row of their own, per second; all are counted.
+const SAMPLES: i64 = 10;
+/// Different counters between two flushes; beyond it the client is no longer told apart.
+const MOST_COUNTERS: usize = 100_000;
+
+/// What happened, with what is particular to it. `object` is what it was done to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A client was made or changed.
+    ClientSaved {
+        /// The `client_id`.
+        #[serde(skip)]
+        object: String,
+        /// The fields that changed.
+        fields: Vec<String>,
+    },
+    /// A client was removed.
+    ClientRemoved {
+        /// The `client_id`.
+        #[serde(skip)]
+        object: String,
+    },
+    /// A client got a credential.
+    CredentialAdded {
+        /// The `client_id`.
+        #[serde(skip)]
+        object: String,
+        /// The credential's label.
+        label: String,
+    },
+    /// A client lost a credential.
+    CredentialRemoved {
+        /// The `client_id`.
+        #[serde(skip)]
+        object: String,
+        /// The credential's label.
+        label: String,
+    },
+    /// A resource was made or changed.
+    ResourceSaved {
+        /// The identifier.
+        #[serde(skip)]
+        object: String,
+        /// The fields that changed.
+        fields: Vec<String>,
+    },
+    /// A resource was removed.
+    ResourceRemoved {
+        /// The identifier.
+        #[serde(skip)]
+        object: String,
+    },
+    /// A signing key was made.
+    SigningKeyMade {
+        /// The `kid`.
+        #[serde(skip)]
+        object: String,
+        /// Its algorithm.
+        alg: String,
+    },
+    /// A token was taken back.
+    TokenRevoked {
+        /// The `jti`.
+        #[serde(skip)]
+        object: String,
+    },
+    /// A request was refused; a sample.
+    Refused {
+        /// The client that was named, if it exists.
+        #[serde(skip)]
+        object: String,
+        /// What was asked for.
+        what: &'static str,
+        /// The error code.
+        error: &'static str,
+    },
+}
+
+impl Event {
+    fn object(&self) -> &str {
+        match self {
+            Self::ClientSaved { object, .. }
+            | Self::ClientRemoved { object }
+            | Self::CredentialAdded { object, .. }
+            | Self::CredentialRemoved { object, .. }
+            | Self::ResourceSaved { object, .. }
+            | Self::ResourceRemoved { object }
+            | Self::SigningKeyMade { object, .. }
+            | Self::TokenRevoked { object }
+            | Self::Refused { object, .. } => object,
+        }
+    }
+}
+
+/// Who did it, and from where.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    name: String,
+    address: String,
+    request_id: String,
+}
+
+impl Actor {
+    /// The server itself.
+    pub fn system() -> Self {
+        Self { name: "system".into(), address: String::new(), request_id: String::new() }
+    }
+
+    /// Somebody at this machine's command line.
+    pub fn command_line() -> Self {
+        Self { name: "cli".into(), ..Self::system() }
+    }
+
+    /// A client, in a request.
+    pub fn client(cx: &Cx<'_>, client_id: &str) -> Self {
+        Self {
+            name: format!("client:{client_id}"),
+            address: cx.peer.to_string(),
+            request_id: cx.request_id.as_ref().to_owned(),
+        }
+    }
+}
+
+/// Records `event` in the transaction of what it records.
+///
+/// # Errors
+/// When the row cannot be written: then nothing else of the transaction stands either.
+pub async fn record(tx: &mut Tx, actor: &Actor, event: &Event) -> Result<(), StoreError> {
+    let id: Id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+    audit::add(tx, id, &row(tx.now(), actor, event)?).await
+}
+
+fn row(at: Micros, actor: &Actor, event: &Event) -> Result<EventRow, StoreError> {
+    let unfit = |cause: serde_json::Error| StoreError::Unfit(cause.to_string());
+    let mut details = match serde_json::to_value(event).map_err(unfit)? {
+        serde_json::Value::Object(details) => details,
+        _ => serde_json::Map::new(),
+    };
+    let kind = match details.remove("event") {
+        Some(serde_json::Value::String(kind)) => kind,
+        _ => String::new(),
+    };
+    Ok(EventRow {
+        at,
+        kind,
+        actor: actor.name.clone(),
+        object: event.object().to_owned(),
+        address: actor.address.clone(),
+        request_id: actor.request_id.clone(),
+        details: serde_json::Value::Object(details).to_string(),
+    })
+}
+
+vocabulary! {
+    /// What is counted.
+    pub enum Counted {
+        /// A request for a token.
+        Token = "token",
+        /// An introspection.
+        Introspection = "introspection",
+        /// A revocation.
+        Revocation = "revocation",
+    }
+}
+
+/// Counters, samples and last-used stamps that wait for the next flush.
+#[derive(Default)]
+pub struct Audit {
+    counters: Mutex<HashMap<Counter, i64>>,
+    samples: Mutex<Vec<EventRow>>,
+    sampled: AtomicI64,
+    used: Mutex<HashMap<Id, Micros>>,
+}
+
+impl Audit {
+    /// Counts a request of `client` (none: unknown) that ended as `outcome`; a refusal may be sampled.
+    pub fn count(&self, cx: &Cx<'_>, what: Counted, client: Option<&Arc<str>>, outcome: Result<(), &Error>) {
+        let word = outcome.map_or_else(|error| error.code.as_str(), |()| "ok");
+        self.add(cx.now, what, client, word);
+        if let Err(error) = outcome
+            && error.code != Code::TemporarilyUnavailable
+            && self.sampled.fetch_add(1, Ordering::Relaxed) < SAMPLES
+        {
+            let object = client.map(|client| client.as_ref().to_owned()).unwrap_or_default();
+            let event = Event::Refused { object, what: what.as_str(), error: word };
+            let actor = Actor { name: "anonymous".into(), ..Actor::client(cx, "") };
+            if let Ok(row) = row(cx.now, &actor, &event) {
+                self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+            }
+        }
+    }
+
+    fn add(&self, now: Micros, what: Counted, client: Option<&Arc<str>>, outcome: &'static str) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let client_id = match client {
+            Some(client) if counters.len() < MOST_COUNTERS => client.clone(),
+            _ => "".into(),
+        };
+        *counters.entry(Counter { hour: now / HOUR, event: what.as_str(), client_id, outcome }).or_insert(0) += 1;
+    }
+
+    /// Notes that a credential worked.
+    pub fn used(&self, credential: &Credential, now: Micros) {
+        if credential.touch(now) {
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(credential.id, now);
+        }
+    }
+
+    /// Writes what has gathered. What could not be written waits for the next time.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn flush(&self, db: &Db) -> Result<(), StoreError> {
+        self.sampled.store(0, Ordering::Relaxed);
+        let counters = std::mem::take(&mut *self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+        let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        if counters.is_empty() && samples.is_empty() && used.is_empty() {
+            return Ok(());
+        }
+        let waiting = counters.clone();
+        let written = db.write(move |tx| {
+            Box::pin(async move {
+                for (counter, n) in &counters {
+                    audit::count(tx, counter, *n).await?;
+                }
+                for sample in &samples {
+                    let id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+                    audit::add(tx, id, sample).await?;
+                }
+                for (id, at) in used {
+                    clients::used(tx, id, at).await?;
+                }
+                Ok(())
+            })
+        });
+        match written.await {
+            Ok(_) => Ok(()),
+            // An unknown outcome is not counted twice.
+            Err(cause @ StoreError::Unknown(_)) => Err(cause),
+            Err(cause) => {
+                let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+                for (counter, n) in waiting {
+                    *counters.entry(counter).or_insert(0) += n;
+                }
+                Err(cause)
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What a server does beside answering: flushing what gathers in memory, and sweeping what has expired.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{SECOND, micros};
+use crate::cx::Services;
+use crate::nodes::FEED_KEPT;
+use crate::store::{Db, JobFuture, StoreError, Tx, artifacts, feed, nodes, revocations};
+
+const FLUSH: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_mins(1);
+/// Rows of one sweeping transaction: short enough that nobody waits for it.
+const SMALL: i64 = 500;
+
+/// Flushes counters, samples and stamps each second until `stop`, and once more then.
+pub async fn flush(services: Arc<Services>, stop: CancellationToken) {
+    loop {
+        let last = tokio::time::timeout(FLUSH, stop.cancelled()).await.is_ok();
+        if let Err(cause) = services.audit.flush(&services.db).await {
+            tracing::warn!(%cause, "counters and audit samples wait: they could not be written");
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+/// Sweeps expired rows each minute until `stop`.
+pub async fn sweep(services: Arc<Services>, stop: CancellationToken) {
+    while tokio::time::timeout(SWEEP, stop.cancelled()).await.is_err() {
+        if let Err(cause) = sweep_once(&services).await {
+            tracing::warn!(%cause, "expired rows could not be swept");
+        }
+    }
+}
+
+/// Sweeps everything that has expired by now, in small batches.
+///
+/// # Errors
+/// When the database does not take it; what was swept before stays swept.
+pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
+    let (db, now) = (&services.db, services.clock.now());
+    in_batches(db, move |tx| Box::pin(artifacts::sweep(tx, now, SMALL))).await?;
+    // A revocation outlives its tokens by a minute: nodes' clocks may differ.
+    let dead = now - 60 * SECOND;
+    in_batches(db, move |tx| Box::pin(revocations::sweep(tx, dead, SMALL))).await?;
+    in_batches(db, move |tx| Box::pin(feed::sweep(tx, now - micros(FEED_KEPT), SMALL))).await?;
+    db.write(move |tx| Box::pin(nodes::sweep(tx, now - micros(FEED_KEPT)))).await?;
+    services.revocations.sweep(dead);
+    Ok(())
+}
+
+async fn in_batches<F>(db: &Db, batch: F) -> Result<(), StoreError>
+where
+    F: for<'t> Fn(&'t mut Tx) -> JobFuture<'t, u64> + Clone + Send + 'static,
+{
+    while db.write(batch.clone()).await?.value > 0 {}
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The signing keys of the database as the snapshot that signs and verifies.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, SigningPool};
+use crate::audit::{self, Actor, Event};
+use crate::store::signing_keys::{self, SigningKeyRow};
+use crate::store::{Conn, Db, StoreError};
+use crate::wire::{Algorithm, EdDsaName};
+
+/// How keys are made.
+#[derive(Clone, Debug)]
+pub struct KeySettings {
+    /// Which algorithms have a key.
+    pub algorithms: Vec<Algorithm>,
+    /// Modulus size of new RSA keys.
+    pub rsa_bits: u16,
+    /// What new Ed25519 keys call their algorithm (RFC 9864).
+    pub eddsa_name: EdDsaName,
+}
+
+/// All signing keys: one snapshot, replaced as the feed says.
+pub struct Keys {
+    ring: ArcSwap<KeyRing>,
+    master: MasterKey,
+    pool: Arc<SigningPool>,
+}
+
+impl Keys {
+    /// No keys yet; `master` opens them.
+    pub fn new(master: MasterKey) -> Self {
+        let pool = Arc::new(SigningPool::for_this_machine());
+        Self { ring: ArcSwap::from_pointee(KeyRing::new(Vec::new())), master, pool }
+    }
+
+    /// The snapshot.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        self.ring.load_full()
+    }
+
+    /// Reads all keys anew.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or a key does not open under the master key.
+    pub async fn reload(&self, conn: &mut Conn) -> Result<(), StoreError> {
+        let before = self.ring();
+        let rows = signing_keys::list(conn).await?;
+        let entries = rows.into_iter().map(|row| self.entry(row, &before)).collect::<Result<_, _>>()?;
+        self.ring.store(Arc::new(KeyRing::new(entries)));
+        Ok(())
+    }
+
+    fn entry(&self, row: SigningKeyRow, before: &KeyRing) -> Result<KeyEntry, StoreError> {
+        let unfit = |what: &dyn std::fmt::Display| StoreError::Unfit(format!("signing key {}: {what}", row.kid));
+        let algorithm: Algorithm = row.alg.parse().map_err(|cause| unfit(&cause))?;
+        let state: KeyState = row.state.parse().map_err(|cause| unfit(&cause))?;
+        // A key pair is parsed once in the life of a process.
+        let known = before.public(&row.kid).and_then(|entry| entry.signer.clone());
+        let signer = match known {
+            Some(signer) => Some(signer),
+            None if state.verifies() => {
+                let pkcs8 = self.master.open(&context(&row.kid), &row.sealed).map_err(|cause| unfit(&cause))?;
+                let pair = KeyPair::from_pkcs8(algorithm, &pkcs8).map_err(|cause| unfit(&cause))?;
+                let signer = Signer::new(&row.kid, &row.alg_name, pair, self.pool.clone());
+                Some(Arc::new(signer.map_err(|cause| unfit(&cause))?))
+            }
+            None => None,
+        };
+        Ok(KeyEntry {
+            public: PublicJwk::parse(row.public_jwk.as_bytes()).map_err(|cause| unfit(&cause))?,
+            kid: row.kid,
+            algorithm,
+            alg_name: row.alg_name,
+            state,
+            created_at: row.created_at,
+            published_at: row.published_at,
+            activate_at: row.activate_at,
+            retire_at: row.retire_at,
+            signer,
+        })
+    }
+
+    /// Makes the first key of each configured algorithm that has none. Of several nodes that start at once, one
+    /// makes it and the others take it over. The algorithms of the keys that were made.
+    ///
+    /// # Errors
+    /// When a key cannot be made or stored.
+    pub async fn ensure(&self, db: &Db, settings: &KeySettings) -> Result<Vec<Algorithm>, StoreError> {
+        let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await?;
+        let has = |algorithm: &Algorithm| {
+            rows.iter().any(|row| row.alg == algorithm.as_str() && row.state == KeyState::Active.as_str())
+        };
+        let mut made = Vec::new();
+        for algorithm in settings.algorithms.iter().copied().filter(|algorithm| !has(algorithm)) {
+            let row = self.make(algorithm, settings)?;
+            let added = db.write(move |tx| {
+                Box::pin(async move {
+                    let added = signing_keys::add(tx, &row).await?;
+                    if added {
+                        let event = Event::SigningKeyMade { object: row.kid.clone(), alg: row.alg.clone() };
+                        audit::record(tx, &Actor::system(), &event).await?;
+                    }
+                    Ok(added)
+                })
+            });
+            if added.await?.value {
+                made.push(algorithm);
+            }
+        }
+        Ok(made)
+    }
+
+    fn make(&self, algorithm: Algorithm, settings: &KeySettings) -> Result<SigningKeyRow, StoreError> {
+        let unfit =
+            |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}"));
+        let (pair, pkcs8) = KeyPair::generate(algorithm, settings.rsa_bits).map_err(|cause| unfit(&cause))?;
+        let public = pair.public_jwk();
+        let kid = public.thumbprint();
+        let members: serde_json::Map<String, serde_json::Value> =
+            public.members().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let alg_name = if algorithm == Algorithm::EdDsa { settings.eddsa_name.as_str() } else { algorithm.as_str() };
+        Ok(SigningKeyRow {
+            alg: algorithm.as_str().to_owned(),
+            alg_name: alg_name.to_owned(),
+            state: KeyState::Active.as_str().to_owned(),
+            public_jwk: serde_json::Value::Object(members).to_string(),
+            sealed: self.master.seal(&context(&kid), &pkcs8).map_err(|cause| unfit(&cause))?,
+            kid,
+            created_at: 0,
+            published_at: None,
+            activate_at: None,
+            retire_at: None,
+            remove_at: None,
+        })
+    }
+}
+
+/// What a sealed key is bound to: its own row.
+fn context(kid: &str) -> Vec<u8> {
+    format!("signing_key:{kid}").into_bytes()
+}

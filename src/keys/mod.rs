@@ -1,0 +1,23 @@
+//! Signing keys and JOSE: keys sealed at rest, compact JWS made and checked, the key set that we publish.
+//!
+//! [`Keys`] reads the rows; they become a [`KeyRing`], one immutable snapshot. Nothing else here touches the database.
+
+mod book;
+pub mod json;
+mod jwk;
+mod jws;
+mod pair;
+mod ring;
+mod seal;
+mod sign;
+
+pub use book::{KeySettings, Keys};
+pub use jwk::{JwkError, JwkSet, PublicJwk, VerifyError};
+pub use jws::{Header, Jws, JwsError};
+pub use pair::{KeyError, KeyPair};
+pub use ring::{KeyEntry, KeyRing, KeyState};
+pub use seal::{MalformedMasterKey, MasterKey, MasterKeyId, OpenError};
+pub use sign::{Permit, Signer, SigningPool, Typ};
+
+#[cfg(test)]
+mod vectors;

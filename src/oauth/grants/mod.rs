@@ -1,0 +1,3 @@
+//! The grants, one file each: they read and decide; `issue::tokens` does the rest.
+
+pub mod client_credentials;

@@ -1,0 +1,71 @@
+//! `POST /oauth2/introspect` (RFC 7662).
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::OAuth;
+use super::endpoint::Call;
+use crate::audit::Counted;
+use crate::clients::Client;
+use crate::error::{Error, Result};
+use crate::http::render;
+use crate::issue::{self, AccessClaims, Described};
+
+/// RFC 7662 §2.2 for a live token.
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the wire's name")]
+struct Active<'t> {
+    active: bool,
+    token_type: &'static str,
+    #[serde(flatten)]
+    claims: &'t AccessClaims,
+}
+
+/// All that is said of any other.
+const INACTIVE: &[u8] = br#"{"active":false}"#;
+
+pub(super) async fn introspect(State(oauth): State<Arc<OAuth>>, request: Request) -> Response {
+    let (cx, call) = Call::read(&oauth, request).await;
+    let mut client = None;
+    let outcome = match call {
+        Ok(call) => answer(&call, &mut client).await,
+        Err(refusal) => Err(refusal),
+    };
+    match &outcome {
+        Ok(found) => cx.metrics.introspected(found.is_some()),
+        Err(error) => cx.metrics.introspection_refused(error.code),
+    }
+    cx.audit.count(&cx, Counted::Introspection, client.as_ref(), outcome.as_ref().map(drop));
+    match outcome {
+        Ok(Some(found)) => {
+            let active = Active { active: true, token_type: "Bearer", claims: &found.claims };
+            render::json(StatusCode::OK, &active)
+        }
+        Ok(None) => render::json_bytes(StatusCode::OK, INACTIVE),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn answer(call: &Call<'_>, known: &mut Option<Arc<str>>) -> Result<Option<Arc<Described>>> {
+    let client = call.client().await?;
+    *known = Some(client.client_id.clone());
+    // RFC 7662 §2.1: the endpoint requires authorization, which a public client cannot show.
+    if !client.is_confidential() {
+        return Err(Error::invalid_client());
+    }
+    let token = call.form.get("token").ok_or_else(|| Error::invalid_request("token is missing."))?;
+    let found = issue::describe(&call.cx, token).await?;
+    // The last thing before the answer: without a lease this node does not know what was revoked elsewhere.
+    call.cx.node.require_lease()?;
+    Ok(found.filter(|found| may_know(&client, &found.claims)))
+}
+
+/// A client may know of what it was issued and of what is meant for a resource that it serves.
+fn may_know(client: &Client, claims: &AccessClaims) -> bool {
+    claims.client_id == *client.client_id
+        || claims.aud.iter().any(|audience| client.metadata.serves.iter().any(|served| served == audience))
+}

@@ -1,0 +1,295 @@
+"""Measures the server and its ceilings with wrk, prints a Markdown table and adds it to RESULTS.md (see run.sh)."""
+
+import argparse
+import base64
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "interop"))
+from sealwright import ROOT, Sealwright, basic, free_port, http, stop, wait_for  # noqa: E402
+
+RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
+CEILINGS = str(RELEASE / "examples" / "ceilings")
+RESULTS = HERE / "RESULTS.md"
+SERVER_CORE, LOAD_CORE = ["taskset", "-c", "0"], ["taskset", "-c", "1"]
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+RESOURCE = """
+[[resource]]
+identifier = "https://{alg}.example.com"
+name = "{alg}"
+scopes = {{ "{alg}:read" = "Read" }}
+access_token_lifetime = 3600
+access_token_signed_response_alg = "{name}"
+"""
+RESOURCES = RESOURCE.format(alg="eddsa", name="EdDSA") + RESOURCE.format(alg="rs256", name="RS256")
+SERVICE = """
+[[client]]
+client_id = "{id}"
+client_name = "{id}"
+grant_types = ["client_credentials"]
+token_endpoint_auth_method = "{method}"
+scope = "eddsa:read rs256:read"
+resources = ["https://eddsa.example.com", "https://rs256.example.com"]
+"""
+GATEWAY = """
+[[client]]
+client_id = "gateway"
+token_endpoint_auth_method = "client_secret_basic"
+grant_types = []
+serves = ["https://eddsa.example.com"]
+"""
+
+
+class Load(NamedTuple):
+    """One run of wrk: requests, their rate a second, latencies in milliseconds, failed requests."""
+
+    requests: int
+    rate: float
+    p50: float
+    p99: float
+    errors: int
+
+
+class Row(NamedTuple):
+    """One line of the table; `goal` is the ratio that performance must reach, or None."""
+
+    path: str
+    load: Load
+    ceiling_name: str
+    ceiling: float
+    goal: float | None
+
+
+def wrk(url, seconds, folder, bodies=None, authorization=None, collect=None):
+    """Loads `url` from the second core, with these form bodies in turn."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOAD_")}
+    if bodies:
+        file = folder / "bodies"
+        file.write_text("\n".join(bodies) + "\n")
+        environment["LOAD_BODIES"] = str(file)
+    if authorization:
+        environment["LOAD_AUTHORIZATION"] = authorization
+    if collect:
+        environment["LOAD_COLLECT"] = str(collect)
+    command = [*LOAD_CORE, "wrk", "-t1", "-c64", f"-d{seconds}s", "--timeout", "5s", "-s", str(HERE / "load.lua"), url]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    requests, microseconds, p50, p99, errors = map(int, re.search(r"^RESULT (.*)$", done.stdout, re.M)[1].split())
+    return Load(requests, requests * 1e6 / microseconds, p50 / 1e3, p99 / 1e3, errors)
+
+
+def warm(url, seconds, folder, **how):
+    """A short run, then the one that counts."""
+    wrk(url, max(1, seconds // 4), folder, **how)
+    return wrk(url, seconds, folder, **how)
+
+
+def token_form(alg, **more):
+    """The body of a client-credentials request."""
+    return urlencode({"grant_type": "client_credentials", "scope": f"{alg}:read", **more})
+
+
+def assertion_forms(count, issuer, key):
+    """`count` bodies with a client assertion each."""
+    command = [CEILINGS, "--assertions", str(count), "--issuer", issuer, "--client-id", "signer", "--key", str(key)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return [token_form("eddsa", client_assertion_type=ASSERTION_TYPE, client_assertion=line) for line in lines]
+
+
+def measure_ceilings(seconds, folder, key):
+    """What this core can do at all, by name, a second."""
+    command = [*SERVER_CORE, CEILINGS, "--raw"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = {name: float(value) for name, value in (line.split() for line in lines if line.strip())}
+    port, log = free_port(), folder / "ceilings.log"
+    with log.open("w") as out:
+        command = [*SERVER_CORE, CEILINGS, "--listen", f"127.0.0.1:{port}", "--key", str(key)]
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        base, secret = f"http://127.0.0.1:{port}", basic("service", "sws_" + "0" * 49)
+        wait_for("ceilings", lambda: http(f"{base}/ok").status == 200, server, log)
+        found["ok"] = clean(warm(f"{base}/ok", seconds, folder)).rate
+        for alg in ("eddsa", "rs256"):
+            how = {"bodies": [token_form(alg)], "authorization": secret}
+            found[f"parse-{alg}"] = clean(warm(f"{base}/sign-{alg}", seconds, folder, **how)).rate
+        bodies = assertion_forms(1000, base, key)
+        found["verify-sign"] = clean(warm(f"{base}/verify-sign", seconds, folder, bodies=bodies)).rate
+    finally:
+        stop(server)
+    found["ok-verify"] = 1 / (1 / found["ok"] + 1 / found["verify-eddsa"])
+    return found
+
+
+def clean(load):
+    """The same, unless requests failed: then there is nothing to compare."""
+    if load.errors:
+        raise RuntimeError(f"{load.errors} of {load.requests} requests failed")
+    return load
+
+
+def set_up(server, key):
+    """Resources and clients; returns the Authorization headers of the service and of the gateway."""
+    public = subprocess.run(
+        ["openssl", "pkey", "-in", str(key), "-pubout", "-outform", "DER"], capture_output=True, check=True
+    ).stdout[-32:]
+    x = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
+    jwk = f'{{ kty = "OKP", crv = "Ed25519", alg = "EdDSA", use = "sig", kid = "bench", x = "{x}" }}'
+    server.apply(RESOURCES)
+    server.apply(
+        SERVICE.format(id="signer", method="private_key_jwt")
+        + f'token_endpoint_auth_signing_alg = "EdDSA"\njwks = {{ keys = [{jwk}] }}\n'
+    )
+    headers = []
+    service = SERVICE.format(id="service", method="client_secret_basic")
+    for client_id, text in (("service", service), ("gateway", GATEWAY)):
+        # Generated secrets are what a service has; a chosen one would be hashed slowly the first time.
+        secret = re.search(r"sws_[0-9A-Za-z]+", server.apply(text))
+        headers.append(basic(client_id, secret[0]))
+    return headers
+
+
+def resident(server):
+    """Resident memory of the server in MB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1000
+
+
+def introspection_forms(tokens, server, gateway):
+    """A body for each token; raises unless the server calls the first and the last of them active."""
+    for token in (tokens[0], tokens[-1]):
+        answer = http(server.url("/oauth2/introspect"), {"token": token}, {"Authorization": gateway})
+        if not answer.json().get("active"):
+            raise RuntimeError(f"introspection: {answer.status} {answer.body!r}")
+    return [urlencode({"token": token}) for token in tokens]
+
+
+def measure(server, seconds, key, ceilings):
+    """All rows of the table, and the memory and start lines below it."""
+    service, gateway = set_up(server, key)
+    starts = []
+    for _ in range(5):
+        starts.append(server.start())
+        time.sleep(0.3)
+        server.halt()
+    server.start()
+    time.sleep(2)
+    idle, folder, rows = resident(server), server.folder, []
+    token, introspect = server.url("/oauth2/token"), server.url("/oauth2/introspect")
+
+    def add(path, ceiling_name, ceiling, goal, load):
+        rows.append(Row(path, load, ceiling_name, ceilings[ceiling], goal))
+        print(f"{path}: {load.rate:.0f}/s of {ceilings[ceiling]:.0f}", file=sys.stderr, flush=True)
+
+    how = {"bodies": [token_form("eddsa")], "authorization": service}
+    load = warm(token, seconds, folder, **how)
+    add("client_credentials, EdDSA, client_secret_basic", "parse and sign", "parse-eddsa", 0.6, load)
+    how = {"bodies": [token_form("rs256")], "authorization": service}
+    load = warm(token, seconds, folder, **how)
+    add("client_credentials, RS256, client_secret_basic", "signing alone", "sign-rs256", 0.9, load)
+    # Each assertion may be used once: as many as the ceiling could use, so that they do not run out.
+    bodies = assertion_forms(int(ceilings["verify-sign"] * (seconds + 1)), server.issuer, key)
+    load = wrk(token, seconds, folder, bodies=bodies)
+    add("client_credentials, EdDSA, private_key_jwt", "verify and sign", "verify-sign", 0.6, load)
+
+    tokens_file = folder / "tokens"
+    wrk(token, seconds * 2, folder, bodies=[token_form("eddsa")], authorization=service, collect=tokens_file)
+    tokens = list(dict.fromkeys(tokens_file.read_text().split()))
+    # A server that has just started has seen none of them.
+    server.halt()
+    server.start()
+    warm(token, seconds, folder, bodies=[token_form("eddsa")], authorization=service)
+    bodies = introspection_forms(tokens, server, gateway)
+    load = wrk(introspect, seconds, folder, bodies=bodies, authorization=gateway)
+    again = max(0, load.requests - len(bodies))
+    name = "introspection, not seen before" + (f" ({again} were)" if again else "")
+    add(name, "ok and verify", "ok-verify", None, load)
+    for count in (1, 1000):
+        load = warm(introspect, seconds, folder, bodies=bodies[:count], authorization=gateway)
+        add(f"introspection, seen before, {count} token{'s' * (count > 1)}", "ok", "ok", 0.5, load)
+    load = warm(server.url("/.well-known/jwks.json"), seconds, folder)
+    add("JWKS", "ok", "ok", 0.8, load)
+    load = warm(server.url("/.well-known/oauth-authorization-server"), seconds, folder)
+    add("discovery", "ok", "ok", 0.8, load)
+    below = [
+        f"Memory: {idle:.0f} MB idle (goal: under 40), {resident(server):.0f} MB after the load.",
+        f"Start to ready on an existing database: {statistics.median(starts) * 1000:.0f} ms, the median of "
+        f"{len(starts)}, asked every 20 ms (goal: under 300).",
+        f"Signing alone, a second: Ed25519 {ceilings['sign-eddsa']:.0f}, RS256 {ceilings['sign-rs256']:.0f}; "
+        f"verifying Ed25519 {ceilings['verify-eddsa']:.0f}; parse and sign RS256 {ceilings['parse-rs256']:.0f}.",
+    ]
+    return rows, below
+
+
+def previous_ratios(database):
+    """The ratios of the newest table for this kind of database, by path."""
+    ratios, inside = {}, False
+    for line in RESULTS.read_text().splitlines():
+        if line.startswith("## "):
+            if ratios:
+                break
+            inside = line.endswith(f", {database}")
+        cells = [cell.strip() for cell in line.split("|")]
+        if inside and len(cells) > 7 and cells[6].endswith("%"):
+            ratios[cells[1]] = cells[6]
+    return ratios
+
+
+def table(rows, database):
+    """The Markdown table."""
+    before = previous_ratios(database)
+    lines = [
+        "| path | rate/s | p50 ms | p99 ms | ceiling/s | ratio | goal | before | failed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for path, load, ceiling_name, ceiling, goal in rows:
+        goal_text = "—" if goal is None else f"{goal:.0%}"
+        lines.append(
+            f"| {path} | {load.rate:.0f} | {load.p50:.2f} | {load.p99:.2f} | {ceiling:.0f} ({ceiling_name}) "
+            f"| {load.rate / ceiling:.0%} | {goal_text} | {before.get(path, '—')} | {load.errors} |"
+        )
+    return "\n".join(lines)
+
+
+def heading(database):
+    """Date, processor, commit (with a plus when the tree has changes), database."""
+    model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    describe = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    today, processor = datetime.now(timezone.utc).date(), model[1] if model else "unknown processor"
+    return f"## {today}, {processor}, {commit}, {database}"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--postgres", action="store_true")
+    options = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("The benchmark needs two cores: one for the server, one for the load.")
+    seconds = 2 if options.quick else 8
+    database = "PostgreSQL" if options.postgres else "SQLite"
+    url = os.environ["SEALWRIGHT_TEST_POSTGRES"] if options.postgres else None
+    server = Sealwright("bench", None, database=url, binary=str(RELEASE / "sealwright"), prefix=SERVER_CORE)
+    with server.kept():
+        key = server.folder / "client.pem"
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True)
+        ceilings = measure_ceilings(seconds, server.folder, key)
+        rows, below = measure(server, seconds, key, ceilings)
+    text = "\n".join([heading(database), "", table(rows, database), "", *(f"- {line}" for line in below)])
+    print(f"\n{text}")
+    if not options.quick:
+        head, mark, older = RESULTS.read_text().partition("\n## ")
+        RESULTS.write_text(f"{head.rstrip()}\n\n{text}\n" + (f"\n## {older}" if mark else ""))
+
+
+if __name__ == "__main__":
+    main()
