@@ -3,7 +3,7 @@
 //! Dependencies point one way, from the last line of this picture to the first:
 //!
 //! ```text
-//! foundation   clock config error form secret store wire
+//! foundation   clock config error form log secret store wire
 //! services     apply audit clients cx issue jobs keys metrics nodes outbound resources
 //! edge         http
 //! protocols    oauth
@@ -12,6 +12,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod cli;
 pub mod clients;
 pub mod clock;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod http;
 pub mod issue;
 mod jobs;
 pub mod keys;
+pub mod log;
 pub mod metrics;
 pub mod nodes;
 pub mod oauth;

@@ -5,6 +5,9 @@ use super::dev;
 use super::output::{Failure, give, say};
 use super::source::Source;
 use crate::app::{self, App};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::tls::Acceptor;
 
 /// Run the server. The first start needs no preparation: it makes the database, the keys and the master key file
 #[derive(clap::Args)]
@@ -27,52 +30,55 @@ pub struct Args {
 
 /// `sealwright serve`.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let config = if args.source.dev { dev::serve_config()? } else { args.source.load_valid()? };
+    let dev = args.source.dev;
+    let config = if dev { dev::serve_config()? } else { args.source.load_valid()? };
     crate::log::start(&config.log);
-    crate::http::layers::log_panics();
-    // From here on no signal ends the process before it is ready to be told so.
-    let signals = Signals::catch()?;
-    if args.source.dev {
+    let mut signals = Signals::catch()?;
+    // `sealwright migrate` may be long in coming; who does not want to wait for it may say so.
+    let app = tokio::select! {
+        started = start(&config, dev) => started?,
+        () = signals.end(None) => {
+            tracing::info!("ended by a signal, before it was ready");
+            return Ok(());
+        }
+    };
+    let (tls, stop) = (app.tls(), CancellationToken::new());
+    let serving = app.run(stop.clone());
+    let ending = async {
+        signals.end(tls.as_deref()).await;
+        let seconds = config.http.drain_seconds;
+        tracing::info!(seconds, "stopping: open requests may end; a second signal ends at once");
+        stop.cancel();
+        signals.end(None).await;
+    };
+    tokio::select! {
+        () = serving => Ok(()),
+        () = ending => Err(Failure::failed("ended by a second signal, before the open requests were done")),
+    }
+}
+
+async fn start(config: &Config, dev: bool) -> Result<App, Failure> {
+    if dev {
         dev::make_folder()?;
     }
-    let opened = app::open(&config).await?;
-    let tell = Tell { dev: args.source.dev };
-    opened.notes.iter().for_each(|note| tell.note(note));
-    let demo = if args.source.dev { Some(dev::demo(&opened.db, &config).await?) } else { None };
-    let drain = config.http.drain_seconds;
-    let issuer = config.issuer.as_ref().map(ToString::to_string).unwrap_or_default();
+    let opened = app::open(config, Clock::system(), true).await?;
+    opened.notes.iter().for_each(|note| tell(dev, note));
+    let demo = if dev { Some(dev::demo(&opened.db, config).await?) } else { None };
     let app = App::start(config, opened).await?;
-    tell.ready(&issuer, &app);
+    let issuer = config.issuer.as_ref().map(ToString::to_string).unwrap_or_default();
+    let listening = app.addresses().into_iter().map(|(listener, address)| format!("{listener} {address}"));
+    let listening = listening.collect::<Vec<_>>().join(", ");
+    tell(dev, &format!("ready: issuer {issuer}; listening on {listening}"));
     if let Some(demo) = demo {
         // Nobody may read it, and the server is there all the same.
         let _ = give(demo.lines(&program()));
     }
-    let stop = CancellationToken::new();
-    tokio::select! {
-        ended = app.run(stop.clone()) => Ok(ended?),
-        outcome = signals.obey(&app, &stop, drain) => outcome,
-    }
+    Ok(app)
 }
 
-/// Development talks to a person; a server's stderr is its log, one event a line.
-struct Tell {
-    dev: bool,
-}
-
-impl Tell {
-    fn note(&self, note: &str) {
-        if self.dev { say(note) } else { tracing::info!("{note}") }
-    }
-
-    fn ready(&self, issuer: &str, app: &App) {
-        let addresses = app.addresses().into_iter().map(|(kind, address)| format!("{kind} {address}"));
-        let listeners = addresses.collect::<Vec<_>>().join(", ");
-        if self.dev {
-            say(format_args!("Sealwright {}, development. Issuer {issuer}; listening: {listeners}", env!("CARGO_PKG_VERSION")));
-        } else {
-            tracing::info!(issuer, listeners, version = env!("CARGO_PKG_VERSION"), "ready");
-        }
-    }
+/// Development talks to a person; the stderr of any other server is its log, one event a line.
+fn tell(dev: bool, text: &str) {
+    if dev { say(text) } else { tracing::info!("{text}") }
 }
 
 /// The signals that a server obeys.
@@ -83,6 +89,7 @@ struct Signals {
 }
 
 impl Signals {
+    /// From here on they no longer end the process by themselves.
     fn catch() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -91,23 +98,18 @@ impl Signals {
         })
     }
 
-    /// Obeys until the second signal to end, which is the `Err` that this returns.
-    async fn obey(mut self, app: &App, stop: &CancellationToken, drain_seconds: u32) -> Result<(), Failure> {
+    /// Waits for a signal to end; meanwhile SIGHUP reads the certificate again.
+    async fn end(&mut self, tls: Option<&Acceptor>) {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-                _ = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP: the TLS certificate is read again; other settings are read at the start only");
-                    app.reload();
-                    continue;
-                }
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => match tls.map(Acceptor::reload) {
+                    Some(Ok(())) => tracing::info!("SIGHUP: the TLS certificate was read again; other settings need a restart"),
+                    Some(Err(cause)) => tracing::error!(%cause, "SIGHUP: the TLS certificate in use stays"),
+                    None => tracing::info!("SIGHUP: there is no TLS certificate to read again; other settings need a restart"),
+                },
             }
-            if stop.is_cancelled() {
-                return Err(Failure::failed("ended by a second signal, with requests still open"));
-            }
-            tracing::info!(drain_seconds, "stopping: open requests may end; a second signal ends at once");
-            stop.cancel();
         }
     }
 }
