@@ -1,4 +1,4 @@
-use super::issuer::{self, Demo, stdin};
+use super::issuer::{Demo, Peer, stdin};
 use super::output::{Failure, give_json};
 
 /// Ask the issuer what a token is worth (RFC 7662); stdout is its answer as JSON
@@ -13,7 +13,7 @@ A client is told about tokens that it was issued itself and those for APIs that 
   sealwright introspect --dev < token | jq --exit-status .active")]
 pub struct Args {
     #[command(flatten)]
-    issuer: issuer::Args,
+    issuer: Peer,
     /// The token; - or nothing takes it from stdin, where others on this machine cannot see it
     #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
     token: String,

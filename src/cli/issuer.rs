@@ -14,8 +14,9 @@ use crate::config::Issuer;
 use crate::outbound::{Outbound, OutboundError, OutboundSettings};
 use crate::secret::Secret;
 
+/// Whom to ask, and as whom.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct Peer {
     /// The issuer's URL, as it stands in `iss` [env: SEALWRIGHT_ISSUER]
     #[arg(long, value_name = "URL", conflicts_with = "dev")]
     issuer: Option<String>,
@@ -57,7 +58,7 @@ pub struct Caller {
     http: Outbound,
 }
 
-impl Args {
+impl Peer {
     /// Whether the client's secret comes from stdin.
     pub fn takes_stdin(&self) -> bool {
         self.client_secret_file.as_deref() == Some(Path::new("-"))

@@ -2,7 +2,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::issuer::{self, Demo};
+use super::issuer::{Demo, Peer};
 use super::keys::rfc3339;
 use super::output::{Failure, give, give_json, json, say};
 use crate::clock::{Clock, Micros, SECOND};
@@ -18,7 +18,7 @@ Examples:
 The token endpoint is found in the issuer's metadata. A secret is never an argument: others on this machine could see it.")]
 pub struct Args {
     #[command(flatten)]
-    issuer: issuer::Args,
+    issuer: Peer,
     /// Scopes to ask for, in one argument with spaces between them; without it the client gets all that it may have
     #[arg(long, value_name = "SCOPES")]
     scope: Option<String>,
