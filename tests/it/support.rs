@@ -341,7 +341,7 @@ pub fn rounds(default: usize) -> usize {
 }
 
 /// One set of signing keys for all test databases: RSA keys take their time to make.
-async fn seed_keys(db: &Db) {
+pub async fn seed_keys(db: &Db) {
     static KEYS: OnceCell<Vec<SigningKeyRow>> = OnceCell::const_new();
     let keys = KEYS
         .get_or_init(|| async {
