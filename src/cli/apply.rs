@@ -63,7 +63,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let name = path.map_or_else(|| "stdin".to_owned(), |path| path.display().to_string());
     let text = path.map_or_else(stdin, read_to_string);
     let text = text.map_err(|cause| Failure::failed(format!("cannot read {name}: {cause}")))?;
-    let file = apply::parse(&text, Format::of(path, &text)).map_err(|cause| Failure::failed(format!("{name}: {cause}")))?;
+    let file =
+        apply::parse(&text, Format::of(path, &text)).map_err(|cause| Failure::failed(format!("{name}: {cause}")))?;
 
     if args.source.dev {
         dev::make_folder()?;
@@ -127,12 +128,7 @@ fn print(generated: &[Generated], changes: &[serde_json::Value], json: bool) -> 
 
 fn summary(changes: &[Change]) -> String {
     let count = |action| changes.iter().filter(|change| change.action == action).count();
-    let [made, changed, removed, same] = [
-        apply::Action::Create,
-        apply::Action::Change,
-        apply::Action::Remove,
-        apply::Action::Unchanged,
-    ]
-    .map(count);
+    let [made, changed, removed, same] =
+        [apply::Action::Create, apply::Action::Change, apply::Action::Remove, apply::Action::Unchanged].map(count);
     format!("Applied: {made} made, {changed} changed, {removed} removed, {same} as they were.")
 }

@@ -1,6 +1,6 @@
+use super::database;
 use super::output::{Failure, say};
 use super::source::Source;
-use super::database;
 
 /// Bring the database to this release's schema
 #[derive(clap::Args)]

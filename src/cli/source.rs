@@ -32,7 +32,10 @@ impl Source {
         if self.dev {
             return dev::config(environment());
         }
-        let named = self.config.clone().or_else(|| var_os("SEALWRIGHT_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
+        let named = self
+            .config
+            .clone()
+            .or_else(|| var_os("SEALWRIGHT_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
         let file = named.or_else(|| Path::new(HERE).exists().then(|| HERE.into()));
         Config::load(file.as_deref(), environment())
     }
