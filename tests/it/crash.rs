@@ -97,6 +97,7 @@ impl Load {
             if self.well(self.server.try_post(TOKEN, None, &presenting(&assertion)).await).is_some() {
                 self.note(|ledger| ledger.burnt.push(assertion));
             }
+            tokio::time::sleep(Duration::from_millis(3)).await;
         }
     }
 
@@ -204,6 +205,12 @@ async fn is_sound(engine: Engine, node: &Node) {
     }
 }
 
+/// Keeps about 500, from all over.
+fn thin(list: &mut Vec<String>) {
+    let step = list.len() / 500 + 1;
+    *list = list.drain(..).step_by(step).collect();
+}
+
 fn random_millis(below: u64) -> Duration {
     Duration::from_millis(u64::from_be_bytes(sealwright::secret::random().unwrap()) % below)
 }
@@ -215,8 +222,8 @@ both! {
         node.apply(&(SET_UP.to_owned() + &signer.applied("orders:read")));
         // On PostgreSQL the crashed node's lease delays revocations by up to 3 s; some rounds outlive it.
         let (longest, revokers) = match engine {
-            Engine::Sqlite => (1000, 2),
-            Engine::Postgres => (4000, 4),
+            Engine::Sqlite => (1500, 2),
+            Engine::Postgres => (3500, 4),
         };
         let (mut all, mut slowest, begun) = (Ledger::default(), Duration::ZERO, Instant::now());
         let mut server = node.start().await;
@@ -250,7 +257,8 @@ both! {
             load.server.kill9();
             let ledger = load.ledger.into_inner().unwrap();
             assert!(ledger.odd.is_empty(), "round {round}: before the crash: {:?}\n{}", ledger.odd, load.server.run.stderr());
-            assert!(!load.server.run.stderr().contains("panicked"), "{}", load.server.run.stderr());
+            let log = load.server.run.stderr();
+            assert!(!log.contains("panicked") && !log.contains("\"level\":\"ERROR\""), "{log}");
 
             server = node.start().await;
             slowest = slowest.max(server.took);
@@ -258,10 +266,12 @@ both! {
             holds(&server, &ledger).await;
             all.extend(ledger);
         }
-        // Nor did later crashes undo it.
+        let counts = [all.clients.len(), all.revoked.len(), all.burnt.len(), all.alive.len()];
+        // Nor did later crashes undo it. Of what there is most of, a part.
+        thin(&mut all.burnt);
+        thin(&mut all.alive);
         holds(&server, &all).await;
         is_sound(engine, &node).await;
-        let counts = [all.clients.len(), all.revoked.len(), all.burnt.len(), all.alive.len()];
         eprintln!(
             "{engine:?}: {} crashes in {} s; clients, revocations, assertions, other tokens acknowledged: {counts:?}; \
              slowest restart {} ms",

@@ -5,6 +5,7 @@ mod process;
 mod support;
 
 mod architecture;
+mod cli;
 mod crash;
 mod database;
 mod introspection;

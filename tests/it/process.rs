@@ -23,12 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let built = Path::new(env!("CARGO_BIN_EXE_sealwright"));
+        let told = std::env::var_os("CARGO_BIN_EXE_sealwright").map(PathBuf::from);
+        let built = told.unwrap_or_else(|| env!("CARGO_BIN_EXE_sealwright").into());
         let folder = built.parent().unwrap().join("under-test");
         std::fs::create_dir_all(&folder).unwrap();
         let link = folder.join(format!("sealwright-{}", std::process::id()));
         let _ = std::fs::remove_file(&link);
-        std::fs::hard_link(built, &link).unwrap();
+        std::fs::hard_link(&built, &link).unwrap();
         // Links of test runs that are over.
         for old in std::fs::read_dir(&folder).unwrap().filter_map(Result::ok) {
             let pid = old.file_name().to_string_lossy().rsplit('-').next().unwrap_or_default().to_owned();

@@ -1,0 +1,570 @@
+//! The command line, as a user or a script meets it: what it does, what it says and where, and how it ends.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::process::{Node, Process, Run, Said, command, port, run};
+use crate::support::{EXAMPLE, Engine, INTROSPECT, MASTER_KEY, Place, SECRET, TOKEN, both};
+
+const WORKER: (&str, &str) = ("orders-sync", SECRET);
+
+/// An empty folder, removed after the test.
+struct Folder(Place);
+
+impl Folder {
+    async fn new() -> Self {
+        Self(Place::new(Engine::Sqlite).await)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0.folder
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        command(self.path(), arguments)
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> Said {
+        run(self.command(arguments), None)
+    }
+}
+
+/// The lines of stderr that tell an error.
+fn errors(said: &Said) -> Vec<&str> {
+    said.stderr.lines().filter_map(|line| line.strip_prefix("error: ")).collect()
+}
+
+/// The one error that a failed command tells.
+#[track_caller]
+fn error(said: &Said) -> String {
+    let errors = errors(said);
+    assert_eq!((said.status, errors.len(), said.stdout.as_str()), (1, 1, ""), "{said:?}");
+    errors[0].to_owned()
+}
+
+#[track_caller]
+fn no_secret(text: &str) {
+    for secret in ["sws_", SECRET, MASTER_KEY] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+/// The generated secret of `client` on stdout of `apply`.
+fn generated(said: &Said, client: &str) -> String {
+    let line = said.stdout.lines().find(|line| line.starts_with(&format!("{client}\tdefault\t"))).unwrap();
+    line.rsplit('\t').next().unwrap().to_owned()
+}
+
+// ── check ──
+
+#[tokio::test]
+async fn check_says_what_the_server_would_do() {
+    let folder = Folder::new().await;
+    folder.write("my.toml", "issuer = \"https://id.example.com\"\n");
+    let said = folder.run(&["check", "--config", "my.toml"]).fine();
+    assert!(said.stdout.starts_with("issuer: https://id.example.com\n"), "{}", said.stdout);
+    assert!(said.stdout.contains("database: SQLite, sealwright.db"), "{}", said.stdout);
+    assert_eq!(said.stderr, "");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "check makes nothing");
+    // The file of this folder, and the environment alone.
+    folder.write("sealwright.toml", "issuer = \"https://here.example.com\"\n");
+    assert!(folder.run(&["check"]).fine().stdout.starts_with("issuer: https://here.example.com\n"));
+    let mut by_variable = folder.command(&["check"]);
+    by_variable.env("SEALWRIGHT_ISSUER", "https://variable.example.com");
+    assert!(run(by_variable, None).fine().stdout.starts_with("issuer: https://variable.example.com\n"));
+}
+
+#[tokio::test]
+async fn check_tells_each_problem_in_one_line_that_names_key_and_place() {
+    let folder = Folder::new().await;
+    folder.write(
+        "bad.toml",
+        "issuer = \"https://id.example.com/?query\"\n\
+         [http]\n\
+         listen = [\"nowhere\"]\n\
+         max_connections = 0\n\
+         [databse]\n\
+         url = \"sqlite:x\"\n\
+         [keys]\n\
+         rsa_bitz = 2048\n\
+         [database]\n\
+         url = \"mysql://root:hunter2@db\"\n",
+    );
+    let mut check = folder.command(&["check", "--config", "bad.toml"]);
+    check.env("SEALWRIGHT_LOG__FORMAT", "xml").env("SEALWRIGHT_TOKENS__LIFETIME", "5");
+    let said = run(check, None);
+    assert_eq!((said.status, said.stdout.as_str()), (1, ""));
+    let errors = errors(&said);
+    assert_eq!(errors.len(), said.stderr.lines().count(), "{}", said.stderr);
+    for beginning in [
+        "issuer (bad.toml:1): ",
+        "http.listen (bad.toml:3): ",
+        "http.max_connections (bad.toml:4): ",
+        "databse (bad.toml:5): ",
+        "keys.rsa_bitz (bad.toml:8): there is no such key; did you mean keys.rsa_bits?",
+        "database.url (bad.toml:10): ",
+        "log.format (SEALWRIGHT_LOG__FORMAT): ",
+        "SEALWRIGHT_TOKENS__LIFETIME: ",
+    ] {
+        let found = errors.iter().filter(|line| line.starts_with(beginning)).count();
+        assert_eq!(found, 1, "{beginning}: {}", said.stderr);
+    }
+    assert_eq!(errors.len(), 8, "{}", said.stderr);
+    assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);
+
+    let missing = folder.run(&["check", "--config", "none.toml"]);
+    assert!(error(&missing).contains("none.toml"), "{missing:?}");
+}
+
+#[tokio::test]
+async fn check_and_serve_refuse_what_is_only_safe_in_development() {
+    let folder = Folder::new().await;
+    folder.write("sealwright.key", MASTER_KEY);
+    std::fs::set_permissions(folder.path().join("sealwright.key"), PermissionsExt::from_mode(0o644)).unwrap();
+    folder.write("sealwright.toml", "issuer = \"http://id.example.com\"\noutbound.allow_http = true\n");
+    for command in ["check", "serve"] {
+        let said = folder.run(&[command]);
+        assert_eq!(said.status, 1);
+        let errors = errors(&said);
+        for (key, why) in [("issuer", "must be https off this machine"), ("master_key.file", "chmod 600"), ("outbound.allow_http", "only for development")] {
+            assert!(errors.iter().any(|line| line.starts_with(key) && line.contains(why)), "{key}: {said:?}");
+        }
+        no_secret(&said.stderr);
+    }
+    assert!(!folder.path().join("sealwright.db").exists());
+}
+
+// ── wrong use ──
+
+#[tokio::test]
+async fn wrong_use_ends_with_2_and_help_with_0() {
+    let folder = Folder::new().await;
+    for wrong in [&["serve", "--dve"][..], &["aply"], &[], &["apply"], &["keys"], &["check", "--dev", "--config", "x"]] {
+        let said = folder.run(wrong);
+        assert_eq!((said.status, said.stdout.as_str()), (2, ""), "{wrong:?}: {said:?}");
+        assert!(said.stderr.contains("Usage"), "{said:?}");
+    }
+    for command in ["serve", "apply", "export", "check", "migrate", "token", "introspect", "healthcheck"] {
+        let said = folder.run(&[command, "--help"]).fine();
+        assert!(said.stdout.contains("Examples:\n") && said.stderr.is_empty(), "{said:?}");
+    }
+    assert_eq!(folder.run(&["--version"]).fine().stdout, format!("sealwright {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+// ── apply and export ──
+
+both! {
+    async fn apply_twice_changes_nothing_and_shows_a_secret_once(engine) {
+        let node = Node::new(engine).await;
+        let first = node.apply(EXAMPLE);
+        let secret = generated(&first, "edge-gateway");
+        assert_eq!(first.stdout, format!("edge-gateway\tdefault\t{secret}\n"), "generated secrets and nothing else");
+        assert!(secret.starts_with("sws_"));
+        for line in ["+ resource https://api.example.com", "+ client orders-sync", "+ client edge-gateway"] {
+            assert!(first.stderr.lines().any(|said| said == line), "{}", first.stderr);
+        }
+        no_secret(&first.stderr);
+        let events = node.number("SELECT COUNT(*) FROM audit_events").await;
+        let again = node.apply(EXAMPLE);
+        assert_eq!(again.stdout, "");
+        for line in ["= resource https://api.example.com", "= client orders-sync", "= client edge-gateway"] {
+            assert!(again.stderr.lines().any(|said| said == line), "{}", again.stderr);
+        }
+        assert!(again.stderr.contains("0 made, 0 changed, 0 removed, 3 as they were"), "{}", again.stderr);
+        assert_eq!(node.number("SELECT COUNT(*) FROM audit_events").await, events);
+    }
+
+    async fn apply_dry_run_changes_nothing(engine) {
+        let node = Node::new(engine).await;
+        let dry = |text: &str| run(node.command(&["apply", "--dry-run", "-"]), Some(text)).fine();
+        let said = dry(EXAMPLE);
+        assert_eq!(said.stdout, "");
+        assert!(said.stderr.contains("+ client orders-sync") && said.stderr.contains("Nothing was changed"), "{}", said.stderr);
+        no_secret(&said.stderr);
+        assert_eq!(node.number("SELECT COUNT(*) FROM clients").await, 0);
+        assert_eq!(node.number("SELECT COUNT(*) FROM resources").await, 0);
+        node.apply(EXAMPLE);
+        let said = dry(&EXAMPLE.replace("scope = \"orders:read orders:write\"", "scope = \"orders:read\""));
+        assert!(said.stderr.contains("~ client orders-sync"), "{}", said.stderr);
+        assert!(node.apply(EXAMPLE).stderr.contains("0 changed"));
+    }
+
+    async fn apply_removes_what_its_file_does_not_name_only_with_prune(engine) {
+        let node = Node::new(engine).await;
+        node.apply(EXAMPLE);
+        let less = EXAMPLE.split("[[client]]\nclient_id = \"edge-gateway\"").next().unwrap();
+        assert_eq!(node.apply(less).stdout, "");
+        assert_eq!(node.number("SELECT COUNT(*) FROM clients").await, 2);
+        let said = run(node.command(&["apply", "--prune", "-"]), Some(less)).fine();
+        assert!(said.stderr.lines().any(|line| line == "- client edge-gateway"), "{}", said.stderr);
+        assert_eq!(node.number("SELECT COUNT(*) FROM clients").await, 1);
+        assert_eq!(node.number("SELECT COUNT(*) FROM resources").await, 1);
+    }
+
+    async fn apply_takes_all_of_a_file_or_nothing_and_says_all_that_is_wrong(engine) {
+        let node = Node::new(engine).await;
+        let bad = format!("{EXAMPLE}\n[[client]]\nclient_id = \"typo\"\nscope = \"orders:raed\"\n\n\
+                           [[client]]\nclient_id = \"lost\"\nresources = [\"https://unknown.example.com\"]\n");
+        let said = run(node.command(&["apply", "-"]), Some(&bad));
+        assert_eq!((said.status, said.stdout.as_str()), (1, ""));
+        let errors = errors(&said);
+        assert_eq!(errors.len(), 2, "{said:?}");
+        assert!(errors[0].contains("\"typo\"") && errors[0].contains("orders:raed"), "{said:?}");
+        assert!(errors[1].contains("\"lost\"") && errors[1].contains("https://unknown.example.com"), "{said:?}");
+        no_secret(&said.stderr);
+        assert_eq!(node.number("SELECT COUNT(*) FROM clients").await, 0);
+        // What the parser stumbles over is not quoted: it may be a secret.
+        let broken = EXAMPLE.replace("client_secret =", "client_secert =");
+        let said = run(node.command(&["apply", "-"]), Some(&broken));
+        assert!(error(&said).contains("client_secert"), "{said:?}");
+        no_secret(&said.stderr);
+    }
+
+    async fn apply_beside_a_running_server_is_acted_on_when_it_returns(engine) {
+        let node = Node::new(engine).await;
+        let gateway = generated(&node.apply(EXAMPLE), "edge-gateway");
+        let server = node.start().await;
+        let form = [("grant_type", "client_credentials")];
+        let active = async |token: &str| {
+            server.post(INTROSPECT, Some(("edge-gateway", &gateway)), &[("token", token)]).await.json["active"].clone()
+        };
+        for _ in 0..5 {
+            let token = server.token(WORKER).await;
+            assert_eq!(active(&token).await, true);
+            node.apply(&EXAMPLE.replace("client_name = \"Orders sync\"", "disabled = true"));
+            assert_eq!(server.post(TOKEN, Some(WORKER), &form).await.status, 401);
+            assert_eq!(active(&token).await, false);
+            node.apply(&EXAMPLE.replace("scope = \"orders:read orders:write\"", "scope = \"orders:read\""));
+            let narrower = server.post(TOKEN, Some(WORKER), &form).await;
+            assert_eq!(narrower.json["scope"], "orders:read", "{}", narrower.text);
+            node.apply(EXAMPLE);
+        }
+        let new = node.apply("[[client]]\nclient_id = \"new\"\nscope = \"orders:read\"\n");
+        server.token(("new", &generated(&new, "new"))).await;
+        let said = run(node.command(&["apply", "--prune", "-"]), Some(EXAMPLE)).fine();
+        assert!(said.stderr.contains("- client new"), "{}", said.stderr);
+        assert_eq!(server.post(TOKEN, Some(("new", &generated(&new, "new"))), &form).await.status, 401);
+    }
+
+    async fn export_applied_again_changes_nothing(engine) {
+        let node = Node::new(engine).await;
+        let more = "[[client]]\nclient_id = \"many\"\nclient_secrets = [{ label = \"old\", expires_at = 2040-01-01T00:00:00Z }, { label = \"new\" }]\n\
+                    [[resource]]\nidentifier = \"urn:example:opaque\"\naccess_token_format = \"opaque\"\n";
+        node.apply(&format!("{EXAMPLE}\n{more}"));
+        let exported = node.run(&["export"]).fine();
+        assert_eq!(exported.stderr, "");
+        no_secret(&exported.stdout);
+        let as_json = node.run(&["export", "--json"]).fine();
+        assert_eq!(as_json.json()["client"].as_array().unwrap().len(), 3);
+        for text in [&exported.stdout, &as_json.stdout] {
+            let said = run(node.command(&["apply", "--prune", "-"]), Some(text)).fine();
+            assert_eq!(said.stdout, "");
+            assert!(said.stderr.contains("0 made, 0 changed, 0 removed, 5 as they were"), "{}", said.stderr);
+        }
+        assert_eq!(node.run(&["export"]).fine().stdout, exported.stdout);
+    }
+
+    async fn json_for_scripts(engine) {
+        let node = Node::new(engine).await;
+        let json = |said: Said| said.fine().json();
+        let dry = json(run(node.command(&["apply", "--json", "--dry-run", "-"]), Some(EXAMPLE)));
+        assert_eq!((&dry["dry_run"], &dry["secrets"]), (&json!(true), &json!([])));
+        assert_eq!(dry["changes"].as_array().unwrap().len(), 3);
+        let applied = json(run(node.command(&["apply", "--json", "-"]), Some(EXAMPLE)));
+        assert_eq!(applied["dry_run"], false);
+        assert_eq!(applied["secrets"][0]["client_id"], "edge-gateway");
+        assert!(applied["secrets"][0]["client_secret"].as_str().unwrap().starts_with("sws_"));
+        let again = json(run(node.command(&["apply", "--json", "-"]), Some(EXAMPLE)));
+        assert_eq!(again["secrets"], json!([]));
+        assert!(again["changes"].as_array().unwrap().iter().all(|change| change["action"] == "unchanged"), "{again}");
+        let keys = json(node.run(&["keys", "list", "--json"]));
+        assert_eq!(keys.as_array().unwrap().len(), 4);
+    }
+
+    async fn keys_list_shows_what_the_jwks_publishes(engine) {
+        let node = Node::new(engine).await;
+        let server = node.start().await;
+        let published = server.http.get(format!("{}/.well-known/jwks.json", server.url)).send().await.unwrap();
+        let published: Value = serde_json::from_str(&published.text().await.unwrap()).unwrap();
+        let listed = node.run(&["keys", "list", "--json"]).fine().json();
+        let table = node.run(&["keys", "list"]).fine().stdout;
+        assert_eq!(table.lines().count(), 1 + listed.as_array().unwrap().len());
+        let ids = |keys: &Value| {
+            let mut ids: Vec<String> = keys.as_array().unwrap().iter().map(|key| format!("{} {}", key["kid"], key["alg"])).collect();
+            ids.sort();
+            ids
+        };
+        assert_eq!(ids(&listed), ids(&published["keys"]));
+        for key in listed.as_array().unwrap() {
+            assert_eq!(key["state"], "active");
+            assert!(table.contains(key["kid"].as_str().unwrap()));
+            assert!(key["created_at"].as_str().unwrap().ends_with('Z'));
+        }
+    }
+}
+
+// ── being a client ──
+
+#[tokio::test]
+async fn token_and_introspect_against_a_running_server() {
+    let node = Node::new(Engine::Sqlite).await;
+    let gateway = generated(&node.apply(EXAMPLE), "edge-gateway");
+    let server = node.start().await;
+    let folder = Folder::new().await;
+    folder.write("secret", &format!("{SECRET}\n"));
+    folder.write("gateway", &gateway);
+    let as_client = ["--issuer", &node.issuer, "--client-id", "orders-sync", "--client-secret-file", "secret"];
+    let as_gateway = ["--issuer", &node.issuer, "--client-id", "edge-gateway", "--client-secret-file", "gateway"];
+
+    let said = folder.run(&[&["token"], &as_client[..]].concat()).fine();
+    assert_eq!((said.stdout.lines().count(), said.stderr.as_str()), (1, ""), "the token and nothing else");
+    let token = said.stdout.trim();
+    let asked = run(folder.command(&[&["introspect"], &as_gateway[..]].concat()), Some(&said.stdout)).fine();
+    assert_eq!((&asked.json()["active"], &asked.json()["client_id"]), (&json!(true), &json!("orders-sync")));
+    assert_eq!(asked.stderr, "");
+    server.revoke(WORKER, token).await;
+    let asked = folder.run(&[&["introspect", token], &as_gateway[..]].concat()).fine();
+    assert_eq!(asked.json(), json!({ "active": false }));
+
+    // Scope, resource, the whole answer, and what is in the token.
+    let more = ["token", "--scope", "orders:read", "--resource", "https://api.example.com", "--json", "--show"];
+    let said = folder.run(&[&more, &as_client[..]].concat()).fine();
+    assert_eq!((&said.json()["scope"], &said.json()["token_type"]), (&json!("orders:read"), &json!("Bearer")));
+    assert!(said.stderr.contains("\"aud\": \"https://api.example.com\"") && said.stderr.contains("expires in "), "{said:?}");
+    no_secret(&said.stderr);
+
+    // By the environment, and the secret from stdin.
+    let mut by_variables = folder.command(&["token"]);
+    by_variables.env("SEALWRIGHT_ISSUER", &node.issuer).env("SEALWRIGHT_CLIENT_ID", "orders-sync");
+    by_variables.env("SEALWRIGHT_CLIENT_SECRET", SECRET);
+    run(by_variables, None).fine();
+    let from_stdin = ["token", "--issuer", &node.issuer, "--client-id", "orders-sync", "--client-secret-file", "-"];
+    run(folder.command(&from_stdin), Some(SECRET)).fine();
+
+    // What goes wrong is told with its mend.
+    let wrong = ["token", "--issuer", &node.issuer, "--client-id", "orders-sync", "--client-secret-file", "gateway"];
+    let said = folder.run(&wrong);
+    assert!(error(&said).contains("invalid_client") && error(&said).contains("Check client id and secret"), "{said:?}");
+    no_secret(&said.stderr);
+    let said = folder.run(&[&["token", "--scope", "orders:all"], &as_client[..]].concat());
+    assert!(error(&said).contains("invalid_scope"), "{said:?}");
+    let said = folder.run(&["token", "--client-id", "orders-sync", "--client-secret-file", "secret"]);
+    assert_eq!(said.status, 2, "{said:?}");
+    assert!(said.stderr.contains("--issuer URL is missing"), "{said:?}");
+    let said = folder.run(&["token", "--issuer", "http://id.example.com", "--client-id", "a", "--client-secret-file", "secret"]);
+    assert_eq!(said.status, 2, "a secret is not sent over plain http: {said:?}");
+    drop(server);
+    let said = folder.run(&[&["token"], &as_client[..]].concat());
+    assert!(error(&said).contains("Does the server run"), "{said:?}");
+}
+
+#[tokio::test]
+async fn healthcheck_is_0_when_ready_and_1_when_not() {
+    let node = Node::new(Engine::Sqlite).await;
+    let said = node.run(&["healthcheck"]);
+    assert!(error(&said).contains("management.listen"), "{said:?}");
+    let mut server = node.start().await;
+    node.run(&["healthcheck"]).fine();
+    assert_eq!(server.terminate(), 0);
+    assert_eq!(node.run(&["healthcheck"]).status, 1);
+}
+
+// ── starting ──
+
+#[tokio::test]
+async fn the_first_start_needs_no_preparation_and_says_what_it_made() {
+    let folder = Folder::new().await;
+    let (public, management) = (port(), port());
+    folder.write(
+        "sealwright.toml",
+        &format!(
+            "issuer = \"http://127.0.0.1:{public}\"\nhttp.listen = [\"127.0.0.1:{public}\"]\n\
+             management.listen = [\"127.0.0.1:{management}\"]\n"
+        ),
+    );
+    let mut server = Process::start(folder.command(&["serve"]), public, management).await;
+    let log = server.run.stderr();
+    for event in ["made the database sealwright.db", "made the master key file sealwright.key", "made a signing key", "ready: issuer"] {
+        assert!(log.contains(event), "{log}");
+    }
+    assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "one JSON object a line: {log}");
+    let key = folder.path().join("sealwright.key");
+    let text = std::fs::read_to_string(&key).unwrap();
+    assert!(!log.contains(text.trim()));
+    for file in ["sealwright.key", "sealwright.db"] {
+        let mode = std::fs::metadata(folder.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    // A second one on the same file.
+    let (other, another) = (port(), port());
+    let mut second = folder.command(&["serve"]);
+    second.env("SEALWRIGHT_HTTP__LISTEN", format!("127.0.0.1:{other}"));
+    second.env("SEALWRIGHT_MANAGEMENT__LISTEN", format!("127.0.0.1:{another}"));
+    let said = run(second, None);
+    assert_eq!(said.status, 1);
+    assert!(errors(&said)[0].contains("another `sealwright serve` runs on this database"), "{said:?}");
+    assert_eq!(server.terminate(), 0);
+
+    // The key is gone, or is another one.
+    std::fs::rename(&key, folder.path().join("away")).unwrap();
+    let said = folder.run(&["serve"]);
+    assert!(errors(&said)[0].contains("sealwright.key is missing"), "{said:?}");
+    assert!(!key.exists(), "no new one is made for sealed rows");
+    let mut other = folder.command(&["serve"]);
+    other.env("SEALWRIGHT_MASTER_KEY__VALUE", MASTER_KEY);
+    let said = run(other, None);
+    assert!(errors(&said)[0].contains("this is not the master key"), "{said:?}");
+    no_secret(&said.stderr);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_the_setting() {
+    let node = Node::new(Engine::Sqlite).await;
+    for (setting, port) in [("http.listen", node.port), ("management.listen", node.management)] {
+        let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let said = node.run(&["serve"]);
+        assert_eq!(said.status, 1);
+        let told = errors(&said);
+        assert!(told.len() == 1 && told[0].contains(setting) && told[0].contains(&port.to_string()), "{said:?}");
+        drop(taken);
+    }
+    node.start().await;
+}
+
+#[tokio::test]
+async fn postgresql_demands_a_master_key_and_a_schema() {
+    let place = Place::new(Engine::Postgres).await;
+    let (public, management) = (port(), port());
+    let start = |arguments: &[&str]| {
+        let mut command = command(&place.folder, arguments);
+        command.env("SEALWRIGHT_ISSUER", format!("http://127.0.0.1:{public}"));
+        command.env("SEALWRIGHT_HTTP__LISTEN", format!("127.0.0.1:{public}"));
+        command.env("SEALWRIGHT_MANAGEMENT__LISTEN", format!("127.0.0.1:{management}"));
+        command.env("SEALWRIGHT_DATABASE__URL", &place.url);
+        command
+    };
+    for command in ["check", "serve"] {
+        let said = run(start(&[command]), None);
+        let told = error(&said);
+        assert!(told.starts_with("master_key.file: must be set on PostgreSQL") && told.contains("openssl rand"), "{said:?}");
+    }
+    std::fs::write(place.folder.join("key"), format!("{MASTER_KEY}\n")).unwrap();
+    std::fs::set_permissions(place.folder.join("key"), PermissionsExt::from_mode(0o600)).unwrap();
+    let start = |arguments: &[&str]| {
+        let mut command = start(arguments);
+        command.env("SEALWRIGHT_MASTER_KEY__FILE", "key");
+        command
+    };
+    let said = run(start(&["keys", "list"]), None);
+    assert!(error(&said).contains("sealwright migrate"), "{said:?}");
+
+    // `serve` waits, and ends when it is told to.
+    let mut waiting = Run::spawn(start(&["serve"]), None);
+    let begun = Instant::now();
+    while !waiting.stderr().contains("sealwright migrate") {
+        assert!(begun.elapsed() < Duration::from_secs(20) && !waiting.has_ended(), "{}", waiting.stderr());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(run(start(&["healthcheck"]), None).status, 1, "waiting is not ready");
+    waiting.signal("TERM");
+    assert_eq!(waiting.wait(), 0);
+
+    let serving = tokio::spawn(Process::start(start(&["serve"]), public, management));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let said = run(start(&["migrate"]), None).fine();
+    assert!(said.stdout.is_empty() && said.stderr.contains("has this release's schema"), "{said:?}");
+    run(start(&["migrate"]), None).fine();
+    let server = serving.await.unwrap();
+    run(start(&["healthcheck"]), None).fine();
+    no_secret(&server.run.stderr());
+}
+
+#[tokio::test]
+async fn a_database_out_of_reach_is_said_without_its_password() {
+    let folder = Folder::new().await;
+    for arguments in [&["serve"][..], &["apply", "x.toml"], &["export"], &["migrate"], &["keys", "list"]] {
+        folder.write("x.toml", "");
+        let mut command = folder.command(arguments);
+        command.env("SEALWRIGHT_ISSUER", "https://id.example.com").env("SEALWRIGHT_MASTER_KEY__VALUE", MASTER_KEY);
+        command.env("SEALWRIGHT_DATABASE__URL", format!("postgres://me:hunter2@127.0.0.1:{}/db", port()));
+        command.env("SEALWRIGHT_DATABASE__DEADLINE_MILLISECONDS", "1000");
+        let said = run(command, None);
+        assert_eq!((said.status, said.stdout.as_str()), (1, ""), "{said:?}");
+        assert!(!said.stderr.contains("hunter2"), "{said:?}");
+        assert!(said.stderr.contains("database"), "{said:?}");
+    }
+    let mut command = folder.command(&["export"]);
+    command.env("SEALWRIGHT_DATABASE__URL", "sqlite:nowhere.db");
+    let said = run(command, None);
+    assert!(error(&said).contains("there is no database nowhere.db"), "{said:?}");
+    assert!(!folder.path().join("nowhere.db").exists());
+}
+
+// ── ending ──
+
+/// A token request whose body is half sent.
+fn half_sent(server: &Process) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let (half, rest) = ("grant_type=client", "_credentials");
+    let basic = crate::support::basic(WORKER.0, WORKER.1);
+    let head = format!(
+        "POST {TOKEN} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Content-Length: {}\r\n\r\n{half}",
+        half.len() + rest.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    (stream, rest.to_owned())
+}
+
+both! {
+    async fn sigterm_lets_an_open_request_end_well(engine) {
+        let node = Node::new(engine).await;
+        node.apply(EXAMPLE);
+        let mut server = node.start().await;
+        server.token(WORKER).await;
+        let (mut stream, rest) = half_sent(&server);
+        std::thread::sleep(Duration::from_millis(200));
+        server.run.signal("TERM");
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", node.port)).is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "new connections are still taken");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!server.run.has_ended());
+        stream.write_all(rest.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"access_token\""), "{answer}");
+        assert_eq!(server.run.wait(), 0, "{}", server.run.stderr());
+        no_secret(&server.run.stderr());
+        // It gave its lease back: nobody waits for it.
+        assert_eq!(node.number("SELECT COUNT(*) FROM nodes").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let node = Node::new(Engine::Sqlite).await;
+    node.apply(EXAMPLE);
+    let mut server = node.start().await;
+    let (_stream, _) = half_sent(&server);
+    std::thread::sleep(Duration::from_millis(200));
+    server.run.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!server.run.has_ended());
+    let begun = Instant::now();
+    assert_eq!(server.terminate(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
