@@ -130,7 +130,7 @@ impl fmt::Display for Change {
         writeln!(f, "{sign} {kind} {}", self.id)?;
         for FieldChange { field, old, new, .. } in &self.fields {
             match (old, new) {
-                (None, Some(new)) => writeln!(f, "    {field}: {new:?}")?,
+                (None, new @ Some(_)) => writeln!(f, "    {field}: {}", shown(new.as_ref()))?,
                 (old, new) => writeln!(f, "    {field}: {} -> {}", shown(old.as_ref()), shown(new.as_ref()))?,
             }
         }
@@ -138,8 +138,13 @@ impl fmt::Display for Change {
     }
 }
 
+/// A list stands as it would in a file; of what looks like one and is none, every character shows.
 fn shown(value: Option<&String>) -> String {
-    value.map_or_else(|| "(none)".to_owned(), |text| format!("{text:?}"))
+    match value {
+        None => "(none)".to_owned(),
+        Some(list) if serde_json::from_str::<Vec<Value>>(list).is_ok() => list.clone(),
+        Some(text) => format!("{text:?}"),
+    }
 }
 
 /// Compares `file` with the database, and changes nothing.

@@ -103,7 +103,9 @@ impl Load {
 
     async fn revoke(&self) {
         while !self.is_over() {
-            let Some(answer) = self.well(self.server.try_post(TOKEN, Some(WORKER), &CREDENTIALS).await) else { continue };
+            let Some(answer) = self.well(self.server.try_post(TOKEN, Some(WORKER), &CREDENTIALS).await) else {
+                continue;
+            };
             let token = answer.json["access_token"].as_str().unwrap().to_owned();
             if self.well(self.server.try_post(REVOKE, Some(WORKER), &[("token", &token)]).await).is_some() {
                 self.note(|ledger| ledger.revoked.push(token));
@@ -189,8 +191,8 @@ async fn is_sound(engine: Engine, node: &Node) {
         ("the feed's head is not its last change", "SELECT seq - (SELECT MAX(seq) FROM changes) FROM change_head"),
         (
             "a revocation without exactly one audit event",
-            "SELECT COUNT(*) FROM revocations r \
-             WHERE (SELECT COUNT(*) FROM audit_events a WHERE a.object = r.id AND a.kind LIKE '%revoked') <> 1",
+            "SELECT COUNT(*) FROM revocations r WHERE r.kind = 'token' \
+             AND (SELECT COUNT(*) FROM audit_events a WHERE a.object = r.id AND a.kind LIKE '%revoked') <> 1",
         ),
         (
             "a client without an audit event",

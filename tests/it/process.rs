@@ -260,7 +260,6 @@ impl Node {
 pub struct Process {
     pub run: Run,
     pub url: String,
-    pub management: String,
     pub http: reqwest::Client,
     /// From the start until `/health/ready` said 200.
     pub took: Duration,
@@ -271,12 +270,12 @@ impl Process {
     pub async fn start(serve: Command, port: u16, management: u16) -> Self {
         let begun = Instant::now();
         let mut run = Run::spawn(serve, None);
-        let (url, management) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{management}"));
+        let url = format!("http://127.0.0.1:{port}");
         let http = client();
         loop {
-            let asked = http.get(format!("{management}/health/ready")).send().await;
+            let asked = http.get(format!("http://127.0.0.1:{management}/health/ready")).send().await;
             if asked.is_ok_and(|answer| answer.status() == 200) {
-                return Self { run, url, management, http, took: begun.elapsed() };
+                return Self { run, url, http, took: begun.elapsed() };
             }
             assert!(!run.has_ended(), "serve ended: {}", run.stderr());
             assert!(begun.elapsed() < PATIENCE, "serve does not become ready: {}", run.stderr());
@@ -297,7 +296,12 @@ impl Process {
     }
 
     /// A POST of a form; an error when the server is gone before it has answered.
-    pub async fn try_post(&self, path: &str, who: Option<(&str, &str)>, form: &[(&str, &str)]) -> reqwest::Result<Answer> {
+    pub async fn try_post(
+        &self,
+        path: &str,
+        who: Option<(&str, &str)>,
+        form: &[(&str, &str)],
+    ) -> reqwest::Result<Answer> {
         let mut request = self.http.post(format!("{}{path}", self.url)).header("content-type", FORM).body(encode(form));
         if let Some((id, secret)) = who {
             request = request.header("authorization", basic(id, secret));

@@ -60,7 +60,8 @@ pub fn is_refused_as_used(answer: &crate::support::Answer) -> bool {
     answer.status == 401 && answer.json["error_description"].as_str().is_some_and(|text| text.contains("used before"))
 }
 
-const API: &str = "[[resource]]\nidentifier = \"https://api.example.com\"\nscopes = { \"orders:read\" = \"Read orders\" }\n";
+const API: &str =
+    "[[resource]]\nidentifier = \"https://api.example.com\"\nscopes = { \"orders:read\" = \"Read orders\" }\n";
 
 async fn one_winner(engine: Engine, nodes: usize, rounds: usize) {
     const AT_ONCE: usize = 64;

@@ -44,7 +44,12 @@ async fn rfc7009_2_revoked_on_one_process_is_refused_on_the_other_from_the_200_o
         assert_eq!(active(here, &secret, &token).await, Some(false), "round {round}");
     }
     took.sort_unstable();
-    eprintln!("{} revocations over two nodes: median {:?}, slowest {:?}", took.len(), took[took.len() / 2], took.last());
+    eprintln!(
+        "{} revocations over two nodes: median {:?}, slowest {:?}",
+        took.len(),
+        took[took.len() / 2],
+        took.last()
+    );
     assert!(took[took.len() / 2] < Duration::from_millis(500), "the doorbell is not heard: {took:?}");
 }
 
