@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use crate::support::{Answer, Engine, FORM, MASTER_KEY, Place, REVOKE, TOKEN, basic, client, encode, seed_keys};
 
 /// How long anything may take on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program under test. A link of its own: a build that goes on beside a long test replaces the program, not this.
 pub fn program() -> &'static Path {
@@ -219,7 +219,7 @@ impl Node {
         Self { place, issuer, config, port, management }
     }
 
-    /// The program with this configuration, by SEALWRIGHT_CONFIG.
+    /// The program with this configuration, by `SEALWRIGHT_CONFIG`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(&self.place.folder, arguments);
         command.env("SEALWRIGHT_CONFIG", &self.config);

@@ -24,12 +24,12 @@ fn blocks() -> (Vec<String>, Vec<String>) {
                 files.push(String::new());
             }
         } else if in_file {
-            files.last_mut().unwrap().push_str(&format!("{line}\n"));
+            files.last_mut().unwrap().extend([line, "\n"]);
         } else if let Some(command) = line.strip_prefix("    ") {
             if !in_commands {
                 commands.push(String::new());
             }
-            commands.last_mut().unwrap().push_str(&format!("{command}\n"));
+            commands.last_mut().unwrap().extend([command, "\n"]);
         }
         in_commands = !in_file && line.starts_with("    ");
     }
