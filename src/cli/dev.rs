@@ -105,7 +105,9 @@ fn issuer_at(listen: &[String]) -> Result<Issuer, String> {
         return Err("is empty; --dev serves plain HTTP. Give it an address, such as localhost:8080".to_owned());
     };
     match listen_addresses(first)?.first().map(std::net::SocketAddr::port) {
-        Some(0) => Err("has port 0, and the issuer needs a known one; give a port, or set SEALWRIGHT_ISSUER".to_owned()),
+        Some(0) => {
+            Err("has port 0, and the issuer needs a known one; give a port, or set SEALWRIGHT_ISSUER".to_owned())
+        }
         Some(80) => Issuer::parse(&format!("http://{}", first.trim_end_matches(":80"))),
         _ => Issuer::parse(&format!("http://{first}")),
     }
@@ -118,7 +120,9 @@ fn path(name: &str) -> PathBuf {
 /// Makes the folder, for its owner only.
 pub fn make_folder() -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(FOLDER).map_err(|cause| {
-        Failure::failed(format!("the folder {FOLDER} cannot be made here: {cause}. Go to a folder that you may write to"))
+        Failure::failed(format!(
+            "the folder {FOLDER} cannot be made here: {cause}. Go to a folder that you may write to"
+        ))
     })
 }
 
@@ -126,7 +130,10 @@ pub fn make_folder() -> Result<(), Failure> {
 pub fn file() -> Result<DevFile, Failure> {
     let path = path("dev.json");
     read(&path)?.ok_or_else(|| {
-        Failure::failed(format!("there is no {} here; run `sealwright serve --dev` in this folder first", path.display()))
+        Failure::failed(format!(
+            "there is no {} here; run `sealwright serve --dev` in this folder first",
+            path.display()
+        ))
     })
 }
 
@@ -238,24 +245,21 @@ impl Wanted {
     /// Adds the client if it is missing, and its secret if that would not be accepted.
     async fn save(self, tx: &mut Tx) -> Result<(), StoreError> {
         let Self { client_id, metadata, secret } = self;
-        let credentials = match clients::find(tx, &client_id).await? {
-            Some((_, credentials)) => credentials,
-            None => {
-                let now = tx.now();
-                let managed_by = ManagedBy::System.to_string();
-                let row = ClientRow {
-                    client_id: client_id.clone(),
-                    metadata,
-                    disabled: false,
-                    managed_by,
-                    created_at: now,
-                    updated_at: now,
-                };
-                clients::save(tx, &row, &[]).await?;
-                Vec::new()
-            }
-        };
-        let works = |known: &CredentialRow| known.value == secret.value && known.expires_at.is_none_or(|end| tx.now() < end);
+        let found = clients::find(tx, &client_id).await?;
+        if found.is_none() {
+            let row = ClientRow {
+                client_id: client_id.clone(),
+                metadata,
+                disabled: false,
+                managed_by: ManagedBy::System.to_string(),
+                created_at: tx.now(),
+                updated_at: tx.now(),
+            };
+            clients::save(tx, &row, &[]).await?;
+        }
+        let credentials = found.map(|(_, credentials)| credentials).unwrap_or_default();
+        let works =
+            |known: &CredentialRow| known.value == secret.value && known.expires_at.is_none_or(|end| tx.now() < end);
         if credentials.iter().any(works) {
             return Ok(());
         }
@@ -323,7 +327,10 @@ mod tests {
         assert_eq!(issuer(&[("SEALWRIGHT_HTTP__LISTEN", "localhost:80")]), "http://localhost");
         let both = [("SEALWRIGHT_HTTP__LISTEN", "localhost:81"), ("SEALWRIGHT_ISSUER", "http://localhost:82/a")];
         assert_eq!(issuer(&both), "http://localhost:82/a");
-        assert!(refused(&[("SEALWRIGHT_HTTP__LISTEN", "localhost:0")]).starts_with("http.listen (SEALWRIGHT_HTTP__LISTEN):"));
+        assert!(
+            refused(&[("SEALWRIGHT_HTTP__LISTEN", "localhost:0")])
+                .starts_with("http.listen (SEALWRIGHT_HTTP__LISTEN):")
+        );
         assert!(refused(&[("SEALWRIGHT_HTTP__LISTEN", "")]).starts_with("http.listen"));
         let told = Issuer::parse("http://localhost:9").ok();
         assert_eq!(made(Vec::new(), told).unwrap().issuer.unwrap().as_str(), "http://localhost:9");
@@ -332,7 +339,9 @@ mod tests {
     #[test]
     fn dev_differs_in_folder_and_log() {
         let config = made(Vec::new(), None).unwrap();
-        assert!(matches!(&config.database.url, DatabaseUrl::Sqlite(path) if path.as_os_str() == "sealwright-dev/sealwright.db"));
+        assert!(
+            matches!(&config.database.url, DatabaseUrl::Sqlite(path) if path.as_os_str() == "sealwright-dev/sealwright.db")
+        );
         assert!(!config.log.requests && config.log.format == LogFormat::Pretty);
         assert!(config.validate(Mode::Development).is_empty());
         let logs = env(&[("SEALWRIGHT_LOG__REQUESTS", "true"), ("SEALWRIGHT_LOG__FORMAT", "json")]);
@@ -371,7 +380,14 @@ mod tests {
         write(&path, &file).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        for name in ["/issuer", "/resource", "/client/client_id", "/client/client_secret", "/gateway/client_id", "/gateway/client_secret"] {
+        for name in [
+            "/issuer",
+            "/resource",
+            "/client/client_id",
+            "/client/client_secret",
+            "/gateway/client_id",
+            "/gateway/client_secret",
+        ] {
             assert!(json.pointer(name).is_some_and(serde_json::Value::is_string), "{name}");
         }
         let again = read(&path).unwrap().unwrap();
@@ -389,7 +405,9 @@ mod tests {
         let file = sample();
         let lines = file.lines("/my folder/sealwright");
         assert!(lines.contains("'/my folder/sealwright' token --dev --show\n"));
-        assert!(lines.contains(file.client.client_secret.expose()) && lines.contains(file.gateway.client_secret.expose()));
+        assert!(
+            lines.contains(file.client.client_secret.expose()) && lines.contains(file.gateway.client_secret.expose())
+        );
         assert!(lines.contains(r#"sed 's/.*"access_token":"\([^"]*\)".*/\1/'"#), "{lines}");
     }
 }

@@ -1,3 +1,5 @@
+//! `sealwright introspect`: RFC 7662, as any gateway would.
+
 use super::issuer::{Demo, Peer, stdin};
 use super::output::{Failure, give_json};
 
@@ -23,7 +25,9 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let from_stdin = args.token == "-";
     if from_stdin && args.issuer.takes_stdin() {
-        return Err(Failure::usage("the token and the client's secret cannot both come from stdin; put one into a file"));
+        return Err(Failure::usage(
+            "the token and the client's secret cannot both come from stdin; put one into a file",
+        ));
     }
     let text = if from_stdin { stdin()? } else { args.token };
     let token = text.trim();

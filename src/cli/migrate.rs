@@ -1,6 +1,8 @@
+//! `sealwright migrate`: the schema, and nothing else.
+
+use super::database;
 use super::output::{Failure, say};
 use super::source::Source;
-use super::database;
 
 /// Bring the database to this release's schema
 #[derive(clap::Args)]

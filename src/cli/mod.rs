@@ -25,12 +25,16 @@ use output::Failure;
 
 /// An OAuth 2.0 / OpenID Connect authorization server with a certificate authority in it
 #[derive(Parser)]
-#[command(name = "sealwright", version, after_help = "\
+#[command(
+    name = "sealwright",
+    version,
+    after_help = "\
 Examples:
   sealwright serve --dev                      the whole product on this machine, with demo data
   sealwright token --dev                      a token of that server's demo client
   sealwright serve --config sealwright.toml   a server of your own
-  sealwright apply --config sealwright.toml orders.toml")]
+  sealwright apply --config sealwright.toml orders.toml"
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

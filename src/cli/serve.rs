@@ -1,3 +1,5 @@
+//! `sealwright serve`: the server, and the signals that it obeys.
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

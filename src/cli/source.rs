@@ -12,7 +12,7 @@ const HERE: &str = "sealwright.toml";
 
 #[derive(clap::Args)]
 pub struct Source {
-    /// The configuration file. Without it: the one that SEALWRIGHT_CONFIG names, or sealwright.toml if this folder has
+    /// The configuration file. Without it: the one that `SEALWRIGHT_CONFIG` names, or sealwright.toml if this folder has
     /// one, or the environment alone
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     config: Option<PathBuf>,
@@ -32,7 +32,10 @@ impl Source {
         if self.dev {
             return dev::config(environment());
         }
-        let named = self.config.clone().or_else(|| var_os("SEALWRIGHT_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
+        let named = self
+            .config
+            .clone()
+            .or_else(|| var_os("SEALWRIGHT_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from));
         let file = named.or_else(|| Path::new(HERE).exists().then(|| HERE.into()));
         Config::load(file.as_deref(), environment())
     }
