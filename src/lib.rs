@@ -11,6 +11,7 @@
 //! ```
 
 pub mod app;
+pub mod apply;
 pub mod audit;
 pub mod cli;
 pub mod clients;
@@ -21,7 +22,7 @@ pub mod error;
 pub mod form;
 pub mod http;
 pub mod issue;
-mod jobs;
+pub mod jobs;
 pub mod keys;
 pub mod log;
 pub mod metrics;

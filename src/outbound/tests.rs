@@ -87,6 +87,20 @@ async fn a_document_is_fetched_with_nothing_but_what_is_needed() {
     }
 }
 
+/// The environment of a process cannot be changed from within, so the test above runs again in one that has a proxy.
+#[test]
+fn a_proxy_in_the_environment_is_not_used() {
+    let proxy = Listener::saying("HTTP/1.1 502 Proxied\r\ncontent-length: 0\r\n\r\n");
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "outbound::tests::a_document_is_fetched_with_nothing_but_what_is_needed"]);
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        again.env(name, format!("http://127.0.0.1:{}", proxy.port));
+    }
+    let output = again.env_remove("no_proxy").env_remove("NO_PROXY").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+    assert_eq!(proxy.accepted(), 0);
+}
+
 /// T-81: no connection reaches a listener on a private address, however the address is written.
 #[tokio::test]
 async fn t81_no_connection_reaches_a_private_address() {

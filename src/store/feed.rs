@@ -25,6 +25,7 @@ vocabulary! {
 
 queries! {
     NEXT = "UPDATE change_head SET seq = seq + 1 WHERE one = 1 RETURNING seq";
+    LOCK = "UPDATE change_head SET seq = seq WHERE one = 1 RETURNING seq";
     HEAD = "SELECT seq FROM change_head WHERE one = 1";
     ADD = "INSERT INTO changes (seq, kind, id, at) VALUES ($1, $2, $3, $4)";
     SINCE = "SELECT seq, kind, id, at FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq";
@@ -77,6 +78,13 @@ pub async fn since(conn: &mut Conn, seq: i64) -> Result<Vec<Change>, StoreError>
 /// The number of the last committed change.
 pub async fn head(conn: &mut Conn) -> Result<i64, StoreError> {
     let (seq,): (i64,) = fetch!(one, conn, HEAD)?;
+    Ok(seq)
+}
+
+/// The number of the last change, with nobody adding another until this transaction ends: for changes that rest on
+/// what they read before.
+pub async fn lock(tx: &mut Tx) -> Result<i64, StoreError> {
+    let (seq,): (i64,) = fetch!(one, tx, LOCK)?;
     Ok(seq)
 }
 

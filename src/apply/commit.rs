@@ -1,0 +1,166 @@
+//! Doing what a plan says: all of it or nothing.
+
+use std::collections::VecDeque;
+
+use super::credentials::{Addition, Material};
+use super::plan::{Change, Plan, Work};
+use super::{Failed, state};
+use crate::audit::{self, Actor, Event};
+use crate::clients::secret::{SecretHasher, digest_to_text};
+use crate::clock::{Micros, SECOND};
+use crate::secret::{Id, Prefix, Secret, random};
+use crate::store::clients::NewCredential;
+use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
+use crate::wire::CredentialKind;
+
+/// No token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
+const LONGEST_LIFETIME: Micros = 86_400 * SECOND;
+
+/// What was done.
+#[derive(Debug)]
+pub struct Applied {
+    /// Secrets that were made: nobody can read them again.
+    pub generated: Vec<Generated>,
+    /// The change feed's number; `None` when nothing was to be done. Running servers act on the change once they
+    /// have applied it.
+    pub seq: Option<i64>,
+}
+
+/// A secret that was made.
+#[derive(Debug)]
+pub struct Generated {
+    /// Whose it is.
+    pub client_id: String,
+    /// Its name among the client's credentials.
+    pub label: String,
+    /// The secret.
+    pub secret: Secret,
+}
+
+/// Carries `plan` out in one transaction, with an audit event for each object and credential.
+///
+/// # Errors
+/// [`Failed::Store`] when the database could not, or a client or resource has changed since the plan was made:
+/// nothing was applied then, unless it is [`StoreError::Unknown`].
+pub async fn commit(db: &Db, plan: Plan, hasher: &SecretHasher) -> Result<Applied, Failed> {
+    if plan.is_empty() {
+        return Ok(Applied { generated: Vec::new(), seq: None });
+    }
+    // Hashing takes its time, and SQLite's writer has none.
+    let mut generated = Vec::new();
+    let mut credentials = VecDeque::new();
+    for change in &plan.changes {
+        if let Work::SaveClient { credentials: work, .. } = &change.work {
+            for addition in &work.add {
+                let (row, made) = prepare(addition, hasher)?;
+                credentials.push_back(row);
+                let Addition { label, .. } = addition;
+                generated.extend(made.map(|secret| Generated {
+                    client_id: change.id.clone(),
+                    label: label.clone(),
+                    secret,
+                }));
+            }
+        }
+    }
+    let Plan { changes, head } = plan;
+    let done = db.write(move |tx| Box::pin(async move { run(tx, &changes, head, credentials).await })).await;
+    match done {
+        Ok(done) => Ok(Applied { generated, seq: done.seq }),
+        // Somebody else's row stands where the plan saw none.
+        Err(cause) if cause.is_conflict() => Err(changed().into()),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+fn changed() -> StoreError {
+    StoreError::Unfit(
+        "clients or resources have changed since they were compared; nothing was applied, run it again".into(),
+    )
+}
+
+/// The row of a credential, and the secret if it was made here.
+fn prepare(addition: &Addition, hasher: &SecretHasher) -> Result<(NewCredential, Option<Secret>), Failed> {
+    let mut made = None;
+    let kind = addition.material.kind();
+    let value = match &addition.material {
+        Material::Generate => {
+            let secret = Prefix::ClientSecret.generate().map_err(crate::error::Error::from)?;
+            let value = digest_to_text(&secret);
+            made = Some(secret);
+            value
+        }
+        Material::Given(secret) if kind == CredentialKind::GeneratedSecret => digest_to_text(secret),
+        Material::Given(secret) => hasher.hash_imported(secret)?,
+        Material::Jwk(key) => key.clone(),
+    };
+    let id: Id = random().map_err(crate::error::Error::from)?;
+    let row = NewCredential {
+        id,
+        kind: kind.as_str(),
+        label: addition.label.clone(),
+        value,
+        expires_at: addition.expires_at,
+    };
+    Ok((row, made))
+}
+
+async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCredential>) -> Result<(), StoreError> {
+    // A scope can move between resources only when the old owner has let go of it.
+    for change in changes {
+        match &change.work {
+            Work::RemoveResource => resources::delete(tx, &change.id).await?,
+            Work::SaveResource { .. } => resources::drop_scopes(tx, &change.id).await?,
+            _ => {}
+        }
+    }
+    let actor = Actor::command_line();
+    let record = async |tx: &mut Tx, event: Event| audit::record(tx, &actor, &event).await;
+    for change in changes {
+        let object = change.id.clone();
+        match &change.work {
+            Work::None => {}
+            Work::RemoveResource => record(tx, Event::ResourceRemoved { object }).await?,
+            Work::RemoveClient => {
+                clients::delete(tx, &change.id).await?;
+                revoke_tokens(tx, &change.id).await?;
+                record(tx, Event::ClientRemoved { object }).await?;
+            }
+            Work::SaveResource { row, scopes } => {
+                resources::save(tx, row).await?;
+                resources::add_scopes(tx, &change.id, scopes).await?;
+                record(tx, Event::ResourceSaved { object, action: change.action, fields: change.fields.clone() })
+                    .await?;
+            }
+            Work::SaveClient { row, origins, credentials } => {
+                clients::save(tx, row, origins).await?;
+                if row.disabled {
+                    revoke_tokens(tx, &change.id).await?;
+                }
+                let fields = change.fields.clone();
+                record(tx, Event::ClientSaved { object, action: change.action, fields }).await?;
+                for gone in &credentials.remove {
+                    clients::remove_credential(tx, &change.id, &gone.id).await?;
+                    let (label, kind) = (gone.label.clone(), gone.kind.clone());
+                    record(tx, Event::CredentialRemoved { object: change.id.clone(), label, kind }).await?;
+                }
+                for (id, expires_at) in &credentials.expire {
+                    clients::set_expiry(tx, &change.id, id, *expires_at).await?;
+                }
+                for row in new.drain(..credentials.add.len().min(new.len())) {
+                    clients::add_credential(tx, &change.id, &row).await?;
+                    let kind = row.kind.to_owned();
+                    record(tx, Event::CredentialAdded { object: change.id.clone(), label: row.label, kind }).await?;
+                }
+            }
+        }
+    }
+    // PostgreSQL commits in parallel: only under the feed's lock is it sure that nobody else's change comes between.
+    if state::is_as_of(tx, head).await? { Ok(()) } else { Err(changed()) }
+}
+
+/// Kills every token that the client holds: enabling or making it again does not bring them back.
+async fn revoke_tokens(tx: &mut Tx, client_id: &str) -> Result<(), StoreError> {
+    let expires_at = tx.now() + LONGEST_LIFETIME;
+    revocations::add(tx, revocations::Kind::Client, client_id, expires_at).await
+}

@@ -1,0 +1,199 @@
+//! The shape of the tree: which way dependencies point, and what the tree is made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The layers from the bottom up; a room may use its own layer and those below. Protocol families may not use each
+/// other.
+const LAYERS: [(&str, &[&str]); 5] = [
+    ("foundation", &["clock", "config", "error", "form", "secret", "store", "wire"]),
+    (
+        "services",
+        &["apply", "audit", "clients", "cx", "issue", "jobs", "keys", "metrics", "nodes", "outbound", "resources"],
+    ),
+    ("edge", &["http"]),
+    ("protocols", &["oauth"]),
+    ("app", &["app", "cli", "log"]),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn layer(room: &str) -> usize {
+    LAYERS.iter().position(|(_, rooms)| rooms.contains(&room)).unwrap_or_else(|| panic!("{room} is in no layer"))
+}
+
+/// `crate::room` wherever it stands: in `use` lines, one by one or in braces, and in paths.
+fn rooms_used(text: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let names: Vec<&str> = match rest.strip_prefix('{') {
+            Some(list) => {
+                // The first word of each entry at the outer level.
+                let mut depth = 0;
+                let mut entries = vec![String::new()];
+                for c in list.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => entries.push(String::new()),
+                        c if depth == 0 => entries.last_mut().unwrap().push(c),
+                        _ => {}
+                    }
+                }
+                rooms.extend(
+                    entries.iter().map(|entry| word(entry.trim())).filter(|name| !name.is_empty()).map(str::to_owned),
+                );
+                continue;
+            }
+            None => vec![word(rest)],
+        };
+        rooms.extend(names.into_iter().map(str::to_owned));
+    }
+    rooms
+}
+
+fn word(text: &str) -> &str {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for path in sources(&src) {
+        let inside = path.strip_prefix(&src).unwrap();
+        let room = inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if ["main", "lib"].contains(&room.as_str()) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code: String =
+            text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        for used in rooms_used(&code) {
+            // Macros and re-exports at the root have names of their own; rooms are what lib.rs declares.
+            if !LAYERS.iter().any(|(_, rooms)| rooms.contains(&used.as_str())) {
+                continue;
+            }
+            let (from, to) = (layer(&room), layer(&used));
+            let families = LAYERS[from].0 == "protocols" && from == to && room != used;
+            if to > from || families {
+                wrong.push(format!("{} uses crate::{used} ({} → {})", inside.display(), LAYERS[from].0, LAYERS[to].0));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that point up or across:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_room_is_declared_and_in_a_layer() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let declared = std::fs::read_to_string(src.join("lib.rs")).unwrap();
+    for entry in std::fs::read_dir(&src).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".rs").to_owned();
+        if ["lib", "main"].contains(&name.as_str()) {
+            continue;
+        }
+        layer(&name);
+        assert!(declared.contains(&format!("mod {name};")), "{name} is not declared");
+    }
+}
+
+#[test]
+fn files_stay_small_enough_to_read() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in sources(&src) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        if path.file_name().is_some_and(|name| name == "tests.rs" || name == "vectors.rs") {
+            continue;
+        }
+        let lines = text.split("#[cfg(test)]").next().unwrap().lines().count();
+        assert!(lines <= 400, "{} has {lines} lines without its tests", path.display());
+    }
+}
+
+/// The licences that a user of the binary takes on, where the code comes from, and one copy of what matters.
+#[test]
+fn the_tree_is_made_of_what_we_allow() {
+    const LICENCES: [&str; 7] =
+        ["Apache-2.0", "BSD-3-Clause", "CDLA-Permissive-2.0", "ISC", "MIT", "Unicode-3.0", "Zlib"];
+    const ONE_COPY: [&str; 13] = [
+        "aws-lc-rs",
+        "aws-lc-sys",
+        "axum",
+        "http",
+        "hyper",
+        "hyper-util",
+        "libsqlite3-sys",
+        "openssl",
+        "reqwest",
+        "rustls",
+        "sqlx",
+        "tokio",
+        "url",
+    ];
+    let output = std::process::Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let used: BTreeSet<&str> =
+        metadata["resolve"]["nodes"].as_array().unwrap().iter().map(|node| node["id"].as_str().unwrap()).collect();
+    let packages: Vec<&serde_json::Value> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|package| used.contains(package["id"].as_str().unwrap()))
+        .collect();
+    assert!(packages.len() > 100);
+    let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        *versions.entry(name).or_default() += 1;
+        if name == "sealwright" {
+            continue;
+        }
+        let licence = package["license"].as_str().unwrap_or_default().replace('/', " OR ");
+        // Every AND-part needs one allowed choice.
+        let fine = licence.replace(['(', ')'], "").split(" AND ").all(|part| {
+            part.split(" OR ").any(|choice| LICENCES.contains(&choice.split(" WITH ").next().unwrap().trim()))
+        });
+        assert!(fine, "{name}: {licence}");
+        let source = package["source"].as_str().unwrap_or_default();
+        assert_eq!(source, "registry+https://github.com/rust-lang/crates.io-index", "{name}");
+    }
+    for name in ONE_COPY {
+        assert_eq!(versions.get(name), Some(&1), "copies of {name}");
+    }
+    assert!(!versions.contains_key("rsa"), "RUSTSEC-2023-0071");
+}
+
+/// josekit brings OpenSSL: it is for tests.
+#[test]
+fn the_binary_holds_no_openssl() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let (run, test) = manifest.split_once("[dev-dependencies]").unwrap();
+    assert!(!run.contains("josekit") && test.contains("josekit"));
+}

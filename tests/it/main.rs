@@ -1,0 +1,11 @@
+//! The integration tests: one binary, one file per protocol or promise. They talk HTTP; every test that touches the
+//! database runs on SQLite and on PostgreSQL.
+
+mod support;
+
+mod architecture;
+mod database;
+mod introspection;
+mod metadata;
+mod revocation;
+mod token;

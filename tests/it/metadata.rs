@@ -1,0 +1,108 @@
+//! Discovery (RFC 8414, OpenID Connect Discovery) and the key set (RFC 7517).
+
+use sealwright::config::Issuer;
+use serde_json::Value;
+
+use crate::support::{Answer, Server, both};
+
+const FORMS: [&str; 2] = ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"];
+
+both! {
+    async fn rfc8414_3_the_documents_say_what_works(engine) {
+        let (server, _) = Server::example(engine).await;
+        let documents = [server.get(FORMS[0]).await, server.get(FORMS[1]).await];
+        assert_eq!(documents[0].json, documents[1].json);
+        let document = &documents[0].json;
+        assert_eq!(documents[0].header("content-type"), Some("application/json"));
+        assert_eq!(documents[0].header("access-control-allow-origin"), Some("*"));
+        assert_eq!(document["issuer"], server.issuer.as_str());
+        let mut shown = document.clone();
+        redact(&mut shown, &server.issuer);
+        insta::assert_json_snapshot!("discovery", shown);
+        // Every endpoint that is named is there.
+        for (name, url) in document.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint")) {
+            let answer = Answer::of(server.http.post(url.as_str().unwrap()).send().await.unwrap()).await;
+            assert!([400, 401].contains(&answer.status), "{name}: {}", answer.status);
+        }
+        let jwks = server.http.get(document["jwks_uri"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(jwks.status(), 200);
+    }
+
+    async fn rfc8414_3_1_an_issuer_with_a_path_has_three_well_known_forms(engine) {
+        let server = Server::with(engine, |config| {
+            let issuer = format!("{}/tenant", config.issuer.clone().unwrap());
+            config.issuer = Some(Issuer::parse(&issuer).unwrap());
+        }).await;
+        server.apply(crate::support::EXAMPLE).await;
+        let root = server.issuer.strip_suffix("/tenant").unwrap();
+        for form in ["/.well-known/oauth-authorization-server/tenant", "/.well-known/openid-configuration/tenant", "/tenant/.well-known/openid-configuration"] {
+            let answer = Answer::of(server.http.get(format!("{root}{form}")).send().await.unwrap()).await;
+            assert_eq!(answer.status, 200, "{form}");
+            assert_eq!(answer.json["issuer"], server.issuer.as_str());
+            assert_eq!(answer.json["token_endpoint"], format!("{}/oauth2/token", server.issuer));
+        }
+        let at_root = server.http.get(format!("{root}{}", FORMS[0])).send().await.unwrap();
+        assert_eq!(at_root.status(), 404, "another issuer's document");
+        server.token().await;
+    }
+
+    async fn rfc7517_5_the_key_set_is_cachable_and_complete(engine) {
+        let (server, _) = Server::example(engine).await;
+        let answer = server.get("/.well-known/jwks.json").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+        assert_eq!(answer.header("cache-control"), Some("public, max-age=300"));
+        let etag = answer.header("etag").unwrap().to_owned();
+        let keys = answer.json["keys"].as_array().unwrap();
+        assert_eq!(keys.len(), 4);
+        for key in keys {
+            assert!(key["kid"].is_string() && key["alg"].is_string() && key["use"] == "sig", "S-20: {key}");
+            for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {
+                assert!(key.get(private).is_none());
+            }
+        }
+        let url = format!("{}/.well-known/jwks.json", server.url);
+        for (known, status) in [(etag.as_str(), 304), ("*", 304), (&format!("W/{etag}"), 304), ("\"other\"", 200)] {
+            let answer = server.http.get(&url).header("if-none-match", known).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{known}");
+            assert_eq!(answer.headers()["etag"], etag.as_str());
+            assert_eq!(answer.bytes().await.unwrap().is_empty(), status == 304);
+        }
+        let head = server.http.head(&url).send().await.unwrap();
+        assert_eq!(head.status(), 200);
+    }
+
+    async fn health_and_metrics_are_on_the_management_listener_only(engine) {
+        let (server, gateway) = Server::example(engine).await;
+        let token = server.token().await;
+        server.introspect(&gateway, &token).await;
+        for path in ["/health/live", "/health/ready", "/metrics"] {
+            let answer = server.http.get(format!("{}{path}", server.management)).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+            assert_eq!(server.get(path).await.status, 404, "{path}");
+        }
+        let metrics = server.http.get(format!("{}/metrics", server.management)).send().await.unwrap().text().await.unwrap();
+        for line in [
+            "sealwright_token_requests_total{grant=\"client_credentials\",outcome=\"ok\"} 1",
+            "sealwright_introspections_total{outcome=\"active\"} 1",
+            "sealwright_http_requests_total{",
+            "sealwright_token_issue_seconds_count 1",
+            "sealwright_node_lease_remaining_seconds ",
+            "sealwright_feed_lag_seconds ",
+            "sealwright_database_pool_connections{",
+            "sealwright_database_write_queue ",
+            "sealwright_signing_key_age_seconds{",
+        ] {
+            assert!(metrics.contains(line), "{line}\n{metrics}");
+        }
+    }
+}
+
+fn redact(value: &mut Value, issuer: &str) {
+    match value {
+        Value::String(text) => *text = text.replace(issuer, "https://issuer.example"),
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, issuer)),
+        Value::Object(members) => members.values_mut().for_each(|member| redact(member, issuer)),
+        _ => {}
+    }
+}

@@ -1,0 +1,111 @@
+//! Revocation: RFC 7009, and what its 200 promises.
+
+use crate::support::{EXAMPLE, Engine, INTROSPECT, REVOKE, SECRET, Server, TOKEN, both, rounds};
+
+async fn revoke(server: &Server, token: &str) {
+    let answer = server.post(REVOKE, Some(("orders-sync", SECRET)), &[("token", token)]).await;
+    assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+}
+
+both! {
+    async fn rfc7009_2_2_a_revoked_token_is_inactive(engine) {
+        let (server, gateway) = Server::example(engine).await;
+        let (token, other) = (server.token().await, server.token().await);
+        revoke(&server, &token).await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+        assert_eq!(server.introspect(&gateway, &other).await.json["active"], true);
+        // Again, and a token that never was: 200.
+        revoke(&server, &token).await;
+        revoke(&server, "garbage").await;
+        revoke(&server, &"a".repeat(9000)).await;
+    }
+
+    async fn t28_a_client_revokes_its_own_tokens_only(engine) {
+        let (server, gateway) = Server::example(engine).await;
+        let token = server.token().await;
+        let answer = server.post(REVOKE, Some(("edge-gateway", &gateway)), &[("token", &token)]).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+        server.post(REVOKE, None, &[("token", &token)]).await.assert_error(401, "invalid_client");
+        server.post(REVOKE, Some(("orders-sync", "wrong")), &[("token", &token)]).await.assert_error(401, "invalid_client");
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+        revoke(&server, &token).await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+        let answer = server.post(REVOKE, Some(("orders-sync", SECRET)), &[("token_type_hint", "access_token")]).await;
+        answer.assert_error(400, "invalid_request");
+    }
+
+    async fn opaque_tokens_are_revoked_too(engine) {
+        let server = Server::empty(engine).await;
+        let opaque = EXAMPLE.replace("access_token_signed_response_alg = \"EdDSA\"", "access_token_format = \"opaque\"");
+        let gateway = server.apply(&opaque).await[0].secret.expose().to_owned();
+        let token = server.token().await;
+        assert!(token.starts_with("swa_"));
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+        revoke(&server, &token).await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+    }
+
+    async fn a_revocation_outlives_a_restart(engine) {
+        let (server, gateway) = Server::example(engine).await;
+        let (token, other) = (server.token().await, server.token().await);
+        revoke(&server, &token).await;
+        let place = server.place.clone();
+        let (issuer, clock) = (server.issuer.clone(), server.clock.clone());
+        server.stop().await;
+        let change = move |config: &mut sealwright::config::Config| {
+            config.issuer = Some(sealwright::config::Issuer::parse(&issuer).unwrap());
+        };
+        let server = Server::at(place, clock, change).await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+        assert_eq!(server.introspect(&gateway, &other).await.json["active"], true);
+    }
+
+    async fn revocations_and_used_ids_are_swept_when_they_no_longer_matter(engine) {
+        let (server, _) = Server::example(engine).await;
+        revoke(&server, &server.token().await).await;
+        assert_eq!(server.services.revocations.len(), 1);
+        server.clock.advance(std::time::Duration::from_secs(400));
+        sealwright::jobs::sweep_once(&server.services).await.unwrap();
+        assert_eq!(server.services.revocations.len(), 0);
+        let now = 0;
+        let left = server.services.db.read(move |conn| Box::pin(sealwright::store::revocations::all(conn, now))).await.unwrap();
+        assert!(left.is_empty());
+    }
+}
+
+/// T-25: from the moment of the 200 at node A, no other node says active. Both directions, without a pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t25_what_one_node_revoked_is_inactive_on_the_other_from_the_200_on() {
+    let (a, gateway) = Server::example(Engine::Postgres).await;
+    let b = a.another().await;
+    for round in 0..rounds(100) {
+        let (here, there) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let token = here.token().await;
+        // Known to the other node's memory before it is revoked.
+        assert_eq!(there.introspect(&gateway, &token).await.json["active"], true);
+        revoke(here, &token).await;
+        assert_eq!(there.introspect(&gateway, &token).await.json["active"], false, "round {round}");
+    }
+}
+
+/// A client that one node has in memory is refused there from the moment `apply` at another returns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t46_a_disabled_client_is_refused_on_every_node_when_apply_returns() {
+    let (a, _) = Server::example(Engine::Postgres).await;
+    let b = a.another().await;
+    let form = [("grant_type", "client_credentials")];
+    for round in 0..10 {
+        b.token().await;
+        let disabled = EXAMPLE.replace("client_name = \"Orders sync\"", "disabled = true");
+        a.apply(&disabled).await;
+        b.post(TOKEN, Some(("orders-sync", SECRET)), &form).await.assert_error(401, "invalid_client");
+        a.apply(EXAMPLE).await;
+        assert_eq!(
+            b.post(INTROSPECT, Some(("orders-sync", SECRET)), &[("token", "x")]).await.status,
+            200,
+            "round {round}"
+        );
+    }
+}
