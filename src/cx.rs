@@ -12,11 +12,12 @@ use crate::clients::secret::SecretHasher;
 use crate::clients::{Registry, RemoteKeys};
 use crate::clock::{Clock, Micros};
 use crate::config::Issuer;
+use crate::error::Result;
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
-use crate::nodes::Node;
+use crate::nodes::{Lease, Node};
 use crate::resources::Catalog;
 use crate::store::Db;
 
@@ -58,6 +59,8 @@ pub struct Services {
 #[derive(Clone)]
 pub struct Cx<'s> {
     services: &'s Services,
+    /// This node's lease when the request came, before anything was read from memory for it.
+    lease: Option<Lease>,
     /// The time of this request.
     pub now: Micros,
     /// Where it comes from.
@@ -69,7 +72,15 @@ pub struct Cx<'s> {
 impl<'s> Cx<'s> {
     /// A view of `services` now.
     pub fn new(services: &'s Services, peer: IpAddr, request_id: Arc<str>) -> Self {
-        Self { services, now: services.clock.now(), peer, request_id }
+        Self { services, lease: services.node.lease(), now: services.clock.now(), peer, request_id }
+    }
+
+    /// The last thing before an answer from memory: this node held its lease from the request's beginning until now.
+    ///
+    /// # Errors
+    /// As [`Node::require`].
+    pub fn require_lease(&self) -> Result<()> {
+        self.node.require(self.lease)
     }
 }
 

@@ -6,7 +6,7 @@
 //! row holds an unexpired lease without having applied it. A node whose row the waiter did not see writes it
 //! after the commit, so its read of the feed meets the change before it answers from memory again.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -41,11 +41,17 @@ pub struct Node {
     clock: Clock,
     /// Until when, on the monotonic clock, the lease may be counted on.
     counted_until: AtomicI64,
+    /// How many leases there were: one more each time that one had run out before it was renewed.
+    leases: AtomicU64,
     applied: watch::Sender<i64>,
     /// The oldest unapplied change is from this time; 0 when none is known.
     behind_since: AtomicI64,
     lock: OnceLock<Lock>,
 }
+
+/// One stretch of time in which the lease never ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease(u64);
 
 impl Node {
     /// A node without a lease yet.
@@ -57,6 +63,7 @@ impl Node {
             id: random()?,
             clock,
             counted_until: AtomicI64::new(0),
+            leases: AtomicU64::new(0),
             applied: watch::Sender::new(-1),
             behind_since: AtomicI64::new(0),
             lock: OnceLock::new(),
@@ -68,12 +75,20 @@ impl Node {
         self.counted_until.load(Ordering::Acquire) - self.clock.monotonic()
     }
 
-    /// Whether this node may answer from memory.
+    /// The lease that is held now: what is read from memory from here on is good for as long as it has no gap.
+    pub fn lease(&self) -> Option<Lease> {
+        // In this order: a lease that begins between the two is told as the one before, which is no good then.
+        let number = self.leases.load(Ordering::Acquire);
+        (self.lease_remaining() > 0).then_some(Lease(number))
+    }
+
+    /// Whether this node may answer from what it read from memory since it held `lease`. A lease that was taken since
+    /// is not enough: what was read before it may have been taken back while there was none.
     ///
     /// # Errors
-    /// 503 without a lease: the database has been out of reach for some seconds.
-    pub fn require_lease(&self) -> Result<()> {
-        if self.lease_remaining() > 0 {
+    /// 503 without that lease: the database has been out of reach for some seconds.
+    pub fn require(&self, lease: Option<Lease>) -> Result<()> {
+        if lease.is_some() && self.lease() == lease {
             return Ok(());
         }
         Err(Error::unavailable("This node is cut off from its database; try again.", 2))
@@ -93,6 +108,9 @@ impl Node {
     }
 
     fn extend(&self, from: Micros) {
+        if self.lease_remaining() <= 0 {
+            self.leases.fetch_add(1, Ordering::AcqRel);
+        }
         self.counted_until.fetch_max(from + micros(COUNTED_ON), Ordering::AcqRel);
     }
 }
@@ -334,4 +352,29 @@ async fn others_acted_on(db: &Db, clock: &Clock, seq: i64, me: Id) -> Result<()>
 
 fn unknown() -> Error {
     Error::unavailable("The change is stored, but not every node has confirmed it yet; try again.", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_ran_out_is_not_the_next_one() {
+        let clock = Clock::system();
+        let node = Node::new(clock.clone()).unwrap();
+        assert!(node.lease().is_none() && node.require(None).is_err());
+        node.extend(clock.monotonic());
+        let first = node.lease();
+        assert!(first.is_some() && node.require(first).is_ok());
+        clock.advance(COUNTED_ON - Duration::from_millis(500));
+        node.extend(clock.monotonic());
+        clock.advance(COUNTED_ON - Duration::from_millis(500));
+        assert!(node.require(first).is_ok(), "renewed in time");
+        clock.advance(Duration::from_secs(1));
+        assert!(node.lease().is_none() && node.require(first).is_err());
+        node.extend(clock.monotonic());
+        assert!(node.lease().is_some(), "it may answer again");
+        assert!(node.require(first).is_err(), "but not what was read before");
+        assert!(node.require(None).is_err(), "nor without having held it");
+    }
 }

@@ -129,7 +129,7 @@ pub async fn tokens(cx: &Cx<'_>, client: &Client, issue: Issue) -> Result<TokenR
         TokenFormat::Opaque => opaque(cx, &claims).await?,
     };
     // The last thing before the answer: this node may speak for the others until its lease ends.
-    cx.node.require_lease()?;
+    cx.require_lease()?;
     Ok(TokenResponse { access_token, token_type: "Bearer", expires_in: shape.lifetime, scope: claims.scope })
 }
 

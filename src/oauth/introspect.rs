@@ -60,7 +60,7 @@ async fn answer(call: &Call<'_>, known: &mut Option<Arc<str>>) -> Result<Option<
     let token = call.form.get("token").ok_or_else(|| Error::invalid_request("token is missing."))?;
     let found = issue::describe(&call.cx, token).await?;
     // The last thing before the answer: without a lease this node does not know what was revoked elsewhere.
-    call.cx.node.require_lease()?;
+    call.cx.require_lease()?;
     Ok(found.filter(|found| may_know(&client, &found.claims)))
 }
 

@@ -189,7 +189,7 @@ both! {
         for line in ["= resource https://api.example.com", "= client orders-sync", "= client edge-gateway"] {
             assert!(again.stderr.lines().any(|said| said == line), "{}", again.stderr);
         }
-        assert!(again.stderr.contains("0 made, 0 changed, 0 removed, 3 as they were"), "{}", again.stderr);
+        assert!(again.stderr.contains("0 made, 0 changed, 0 removed, 3 as before"), "{}", again.stderr);
         assert_eq!(node.number("SELECT COUNT(*) FROM audit_events").await, events);
     }
 
@@ -281,7 +281,7 @@ both! {
         for text in [&exported.stdout, &as_json.stdout] {
             let said = run(node.command(&["apply", "--prune", "-"]), Some(text)).fine();
             assert_eq!(said.stdout, "");
-            assert!(said.stderr.contains("0 made, 0 changed, 0 removed, 5 as they were"), "{}", said.stderr);
+            assert!(said.stderr.contains("0 made, 0 changed, 0 removed, 5 as before"), "{}", said.stderr);
         }
         assert_eq!(node.run(&["export"]).fine().stdout, exported.stdout);
     }
@@ -400,6 +400,19 @@ async fn healthcheck_is_0_when_ready_and_1_when_not() {
     node.run(&["healthcheck"]).fine();
     assert_eq!(server.terminate(), 0);
     assert_eq!(node.run(&["healthcheck"]).status, 1);
+
+    // A server that says it is not.
+    let other = TcpListener::bind(("127.0.0.1", node.management)).unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        let mut request = [0; 1024];
+        let length = stream.read(&mut request).unwrap();
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 8\r\n\r\nno lease").unwrap();
+        String::from_utf8_lossy(&request[..length]).into_owned()
+    });
+    let said = node.run(&["healthcheck"]);
+    assert!(error(&said).contains("HTTP status 503: no lease"), "{said:?}");
+    assert!(answering.join().unwrap().starts_with("GET /health/ready HTTP/1.1\r\n"));
 }
 
 // ── starting ──

@@ -168,6 +168,22 @@ async fn a_restart_keeps_data_and_secrets() {
     assert_eq!(answer.status, 401, "{}", answer.text);
 }
 
+/// A second one beside it would be talked to by nobody, and must not take over dev.json.
+#[tokio::test]
+async fn a_second_server_in_the_folder_is_refused_and_changes_nothing() {
+    let folder = Folder::new().await;
+    let server = folder.serve().await;
+    let told = folder.told();
+    let mut second = folder.serve_command();
+    second.env("SEALWRIGHT_HTTP__LISTEN", format!("localhost:{}", port()));
+    second.env("SEALWRIGHT_MANAGEMENT__LISTEN", format!("127.0.0.1:{}", port()));
+    let said = run(second, None);
+    assert_eq!((said.status, said.stdout.as_str()), (1, ""), "{said:?}");
+    assert!(said.stderr.contains("another `sealwright serve`"), "{said:?}");
+    assert_eq!(folder.told(), told);
+    server.token(credentials(&told, "client")).await;
+}
+
 #[tokio::test]
 async fn the_other_commands_work_beside_it() {
     let folder = Folder::new().await;

@@ -123,7 +123,7 @@ async fn a_server_of_your_own_and_its_first_apply_file() {
     let secrets: Vec<Vec<&str>> = said.stdout.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(secrets.len(), 2, "client, label, secret: {said:?}");
     server.token(("orders-sync", secrets[0][2])).await;
-    assert!(shell.paste(lines[1]).stderr.contains("3 as they were"));
+    assert!(shell.paste(lines[1]).stderr.contains("3 as before"));
 
     // The other files are taken as they stand, too; the times in them may have passed.
     for file in files.iter().filter(|file| file.contains("client_secrets = [") || file.contains("private_key_jwt")) {
