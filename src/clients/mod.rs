@@ -121,7 +121,7 @@ impl Client {
         });
         Ok(Self {
             client_id: row.client_id.as_str().into(),
-            metadata: serde_json::from_str(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
+            metadata: crate::wire::from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
             disabled: row.disabled,
             managed_by: row.managed_by.parse().map_err(|_| unfit("managed_by"))?,
             credentials: credentials.collect::<Result<_, StoreError>>()?,

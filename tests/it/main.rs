@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one file per protocol or promise. They talk HTTP; every test that touches the
 //! database runs on SQLite and on PostgreSQL.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 mod architecture;
