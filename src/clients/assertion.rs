@@ -68,10 +68,8 @@ impl Use {
     /// # Errors
     /// `invalid_client` when it was burnt before; 503 when the database does not answer.
     pub async fn burn(self, cx: &Cx<'_>, client: &Client) -> Result<()> {
-        match cx.replay.client_assertion(&client.client_id, &self.jti, self.forget_at).await? {
-            true => Ok(()),
-            false => Err(refused("the jti was used before")),
-        }
+        let first = cx.replay.client_assertion(&client.client_id, &self.jti, self.forget_at).await?;
+        if first { Ok(()) } else { Err(refused("the jti was used before")) }
     }
 }
 

@@ -177,6 +177,29 @@ static FOREIGN: LazyLock<Vec<Foreign>> = LazyLock::new(|| {
 });
 
 both! {
+    async fn t180_a_name_that_no_client_can_have_costs_no_query(engine) {
+        let key = Key::ed25519("k");
+        let (server, _) = Server::example(engine).await;
+        let names = ["a\u{0}b".to_owned(), "\u{0}".into(), "x".repeat(129), "x".repeat(8000), "a b".into(), "\u{e9}".into(), "'--".into()];
+        let before = server.services.db.statements();
+        for at in 0..20 {
+            for name in &names {
+                let name = format!("{name}{at}");
+                present(&server, &key.sign(&claims(&server, &name))).await.assert_error(401, "invalid_client");
+                if !name.contains('\0') {
+                    let form = [("grant_type", "client_credentials"), ("client_id", name.as_str())];
+                    server.post(TOKEN, None, &form).await.assert_error(401, "invalid_client");
+                    let form = [form[0], form[1], ("client_secret", "x")];
+                    server.post(TOKEN, None, &form).await.assert_error(401, "invalid_client");
+                    server.post(INTROSPECT, Some((&name, "x")), &[("token", "x")]).await.assert_error(401, "invalid_client");
+                }
+            }
+        }
+        // The node's own work goes on beside.
+        let sent = server.services.db.statements() - before;
+        assert!(sent < 120, "{sent} statements for 480 requests");
+    }
+
     async fn rfc7523_3_a_client_authenticates_by_its_inline_keys(engine) {
         let mut clients = String::new();
         for foreign in &*FOREIGN {

@@ -384,7 +384,7 @@ both! {
         // An ID token's claims, typed as one.
         let id_token = json!({"iss": server.issuer, "sub": "orders-sync", "aud": "orders-sync", "iat": claims_of_token["iat"], "exp": claims_of_token["exp"], "nonce": "n"});
         let id_token = ring.active(Algorithm::Rs256).unwrap().sign(sealwright::keys::Typ::Jwt, &id_token).await.unwrap();
-        inactive(&server, &gateway, &[id_token.clone()]).await;
+        inactive(&server, &gateway, std::slice::from_ref(&id_token)).await;
 
         // As a client assertion: nothing that we sign, even for a client whose keys are said to be ours, and whatever
         // audience and issuer its claims have.

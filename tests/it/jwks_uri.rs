@@ -287,13 +287,23 @@ both! {
         // A stranger makes us ask a server that does not answer; its own client is served meanwhile.
         let stranger = Key::ed25519("unknown");
         let started = Instant::now();
-        let (_, ours) = tokio::join!(refused(&server, "one", &stranger), async {
+        let ((), ours) = tokio::join!(refused(&server, "one", &stranger), async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let answer = ask(&server, "one", &key).await;
             (answer, started.elapsed())
         });
         assert_token(&ours.0, "one");
         assert!(started.elapsed() >= Duration::from_millis(900) && ours.1 < Duration::from_millis(700), "{:?}", ours.1);
+        // Old sets are fetched anew by one request, and the others do not wait for it.
+        server.clock.advance(Duration::from_secs(601));
+        let took = join_all((0..10).map(|_| async {
+            let started = Instant::now();
+            assert_token(&ask(&server, "one", &key).await, "one");
+            started.elapsed()
+        })).await;
+        let waited = took.iter().filter(|took| **took > Duration::from_millis(900)).count();
+        assert_eq!(waited, 1, "{took:?}");
+        assert_eq!(site.hits(), 3);
     }
 
     async fn a_fetch_outlives_the_request_that_began_it(engine) {
