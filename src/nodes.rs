@@ -29,7 +29,7 @@ const COUNTED_ON: Duration = Duration::from_millis(2500);
 const RENEW: Duration = Duration::from_secs(1);
 const SQLITE_POLL: Duration = Duration::from_millis(100);
 /// SQLite: the lock file is the lease; the row only says what was applied.
-const FOREVER: Micros = i64::MAX;
+const FOREVER: Micros = Micros::MAX / 2;
 /// How long feed rows are kept; who lags more reads everything anew.
 pub const FEED_KEPT: Duration = Duration::from_hours(1);
 /// Beyond this the wall clock and the database disagree too much.
@@ -121,7 +121,7 @@ pub async fn join(services: &Services) -> Result<Follower, StartError> {
         let lock = Lock::serving(path).map_err(StartError::Lock)?.ok_or(StartError::Taken)?;
         let _ = node.lock.set(lock);
         // Rows of servers that crashed: we hold the lock, so none of them runs.
-        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, FOREVER).await })).await?;
+        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, Micros::MAX).await })).await?;
     }
     let mut follower = Follower::new(&services.db).await?;
     let started = follow_clock(services, &mut follower).await?;
