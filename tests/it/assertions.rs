@@ -180,7 +180,7 @@ both! {
     async fn t180_a_name_that_no_client_can_have_costs_no_query(engine) {
         let key = Key::ed25519("k");
         let (server, _) = Server::example(engine).await;
-        let names = ["a\u{0}b".to_owned(), "\u{0}".into(), "x".repeat(129), "x".repeat(8000), "a b".into(), "\u{e9}".into(), "'--".into()];
+        let names = ["a\u{0}b".to_owned(), "\u{0}".into(), "x".repeat(129), "x".repeat(3000), "a b".into(), "\u{e9}".into(), "'--".into()];
         let before = server.services.db.statements();
         for at in 0..20 {
             for name in &names {
