@@ -90,7 +90,7 @@ fn hostile(header: &Value, claims: &Value, sign: &dyn Fn(&[u8]) -> Vec<u8>) -> V
     let good = compact(&head, &payload, sign);
     let [h, p, s] = good.split('.').collect::<Vec<_>>()[..] else { panic!() };
     let signature = BASE64_URL_SAFE_NO_PAD.decode(s).unwrap();
-    let headed = |change: Value| compact(&with(header, &change).to_string(), &payload, sign);
+    let altered = |change: Value| compact(&with(header, &change).to_string(), &payload, sign);
     let texts = |head: &str, payload: &str| compact(head, payload, sign);
     let signed = |input: String| format!("{input}.{}", b64(sign(input.as_bytes())));
     let mut tokens = vec![good.clone() + "=", format!("{h}=.{p}.{s}"), format!("{h}.{p}=.{s}")];
@@ -99,12 +99,12 @@ fn hostile(header: &Value, claims: &Value, sign: &dyn Fn(&[u8]) -> Vec<u8>) -> V
     let own = header["alg"].as_str().unwrap();
     let names = ["none", "None", "NONE", "nOnE", "", " none", "HS256", "ES512", "RS512", "ES256K", "EdDSA ", "eddsa"];
     for name in names.into_iter().chain(["RS256", "PS256", "ES256", "EdDSA"]).filter(|name| *name != own) {
-        let token = headed(json!({"alg": name}));
+        let token = altered(json!({"alg": name}));
         let unsigned = token.rsplit_once('.').unwrap().0.to_owned();
         tokens.extend([token, format!("{unsigned}."), unsigned]);
     }
     for alg in [json!(null), json!([own]), json!([]), json!(1), json!({"alg": own}), json!(true)] {
-        tokens.push(headed(json!({"alg": alg})));
+        tokens.push(altered(json!({"alg": alg})));
     }
     tokens.push(texts(&without(header, "alg").to_string(), &payload));
     tokens.push(texts(&head.replacen('{', "{\"alg\":\"none\",", 1), &payload));
@@ -150,7 +150,7 @@ fn hostile(header: &Value, claims: &Value, sign: &dyn Fn(&[u8]) -> Vec<u8>) -> V
         json!({"kid": 1}),
         json!({"kid": [header["kid"]]}),
     ] {
-        tokens.push(headed(change));
+        tokens.push(altered(change));
     }
     let unencoded = with(header, &json!({"crit": ["b64"], "b64": false})).to_string();
     tokens.push(signed(format!("{}.{payload}", b64(unencoded))));
@@ -405,13 +405,13 @@ both! {
 
     async fn josekit_verifies_what_we_issue(engine) {
         let server = Server::empty(engine).await;
-        let mut file = String::new();
-        for alg in Algorithm::ALL {
-            file += &format!("[[resource]]\nidentifier = \"https://{alg}.example.com\"\naccess_token_signed_response_alg = \"{alg}\"\nscopes = {{ \"s:{alg}\" = \"All\" }}\n");
-        }
+        let resources = Algorithm::ALL.iter().map(|alg| {
+            format!("[[resource]]\nidentifier = \"https://{alg}.example.com\"\naccess_token_signed_response_alg = \"{alg}\"\nscopes = {{ \"s:{alg}\" = \"All\" }}\n")
+        });
+        let mut file: Vec<_> = resources.collect();
         let all: Vec<_> = Algorithm::ALL.iter().map(|alg| format!("s:{alg}")).collect();
-        file += &format!("[[client]]\nclient_id = \"all\"\nclient_secret = \"{SECRET}\"\nscope = \"{}\"\n", all.join(" "));
-        server.apply(&file).await;
+        file.push(format!("[[client]]\nclient_id = \"all\"\nclient_secret = \"{SECRET}\"\nscope = \"{}\"\n", all.join(" ")));
+        server.apply(&file.concat()).await;
         let keys = published(&server).await;
         for alg in Algorithm::ALL {
             let form = [("grant_type", "client_credentials"), ("scope", &format!("s:{alg}"))];
@@ -462,7 +462,7 @@ both! {
                 .set_token_uri(TokenUrl::new(format!("{}{TOKEN}", server.url)).unwrap())
                 .set_auth_type(auth.clone());
             let tokens = client.exchange_client_credentials().add_scope(Scope::new("orders:read".into())).request_async(&send).await.unwrap();
-            assert_eq!(tokens.expires_in(), Some(std::time::Duration::from_secs(300)));
+            assert_eq!(tokens.expires_in(), Some(std::time::Duration::from_mins(5)));
             assert_eq!(tokens.scopes(), Some(&vec![Scope::new("orders:read".into())]));
             assert_eq!(server.introspect(&gateway, tokens.access_token().secret()).await.json["client_id"], id);
 

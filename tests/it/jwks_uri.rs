@@ -264,7 +264,7 @@ both! {
         assert_eq!(site.hits(), 5);
         server.clock.advance(Duration::from_secs(3600 - 700 - 3 * 31 - 30));
         assert_token(&ask(&server, "one", &key).await, "one");
-        server.clock.advance(Duration::from_secs(60));
+        server.clock.advance(Duration::from_mins(1));
         refused(&server, "one", &key).await;
         // Back again.
         site.say(Say::Keys(vec![key.jwk()]));
@@ -293,7 +293,7 @@ both! {
             (answer, started.elapsed())
         });
         assert_token(&ours.0, "one");
-        assert!(started.elapsed() >= Duration::from_millis(900) && ours.1 < Duration::from_millis(700), "{:?}", ours.1);
+        assert!(started.elapsed() >= Duration::from_millis(900) && ours.1 < Duration::from_millis(900), "{:?}", ours.1);
         // Old sets are fetched anew by one request, and the others do not wait for it.
         server.clock.advance(Duration::from_secs(601));
         let took = join_all((0..10).map(|_| async {
@@ -308,12 +308,12 @@ both! {
 
     async fn a_fetch_outlives_the_request_that_began_it(engine) {
         let key = Key::ed25519("a");
-        let site = Site::start(Say::Late(Duration::from_millis(500), vec![key.jwk()])).await;
+        let site = Site::start(Say::Late(Duration::from_millis(800), vec![key.jwk()])).await;
         let server = server_with(engine, allow_loopback, &client("one", &site.url)).await;
         // Anybody may begin a fetch and hang up: the client's keys are read all the same.
         let stranger = Key::ed25519("unknown").sign(&claims(&server, "one"));
         let request = server.http.post(format!("{}{TOKEN}", server.url)).header("content-type", FORM).body(encode(&form(TOKEN, &stranger)));
-        assert!(request.timeout(Duration::from_millis(150)).send().await.is_err());
+        assert!(request.timeout(Duration::from_millis(300)).send().await.is_err());
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(site.hits(), 1);
         assert_token(&ask(&server, "one", &key).await, "one");
@@ -363,8 +363,8 @@ both! {
             server.token().await;
         }
         // A gibibyte was not read: what the sockets hold, no more.
-        let sent = site.state.sent.load(Ordering::SeqCst);
-        assert!((1..64 << 20).contains(&sent), "{sent}");
+        let bytes = site.state.sent.load(Ordering::SeqCst);
+        assert!((1..64 << 20).contains(&bytes), "{bytes}");
         // What all of them were made of is a set.
         site.say(body(&set));
         server.clock.advance(Duration::from_secs(31));
@@ -387,7 +387,7 @@ both! {
         }
         let change = |config: &mut Config| {
             allow_loopback(config);
-            config.outbound.timeout_seconds = 3;
+            config.outbound.timeout_seconds = 5;
         };
         let server = server_with(engine, change, &clients).await;
         assert_token(&ask(&server, "cached", &key).await, "cached");
@@ -400,24 +400,24 @@ both! {
         let meanwhile = async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             // Everybody else goes on: secrets, sets that are known, introspection.
-            for _ in 0..20 {
+            for _ in 0..5 {
                 let before = Instant::now();
                 server.token().await;
                 assert_token(&ask(server, "cached", key).await, "cached");
-                assert!(before.elapsed() < Duration::from_millis(1000), "{:?}", before.elapsed());
+                assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
             }
             // Who needs a place while there is none is refused soon, as if its server were not there.
             let before = Instant::now();
             refused(server, "new", key).await;
-            assert!(before.elapsed() < Duration::from_millis(1500), "{:?}", before.elapsed());
-            assert!(started.elapsed() < Duration::from_millis(2900), "the slow ones must still be there: {:?}", started.elapsed());
+            assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+            assert!(started.elapsed() < Duration::from_millis(4800), "the slow ones must still be there: {:?}", started.elapsed());
         };
         let (mut took, ()) = tokio::join!(all, meanwhile);
         took.sort_unstable();
         assert!(slow.state.most_open.load(Ordering::SeqCst) <= 32);
         assert_eq!(slow.hits(), 32);
-        assert!(took[7] < Duration::from_millis(2000), "{took:?}");
-        assert!(took[8] > Duration::from_millis(2000) && took[39] < Duration::from_secs(6), "{took:?}");
+        assert!(took[7] < Duration::from_secs(4), "{took:?}");
+        assert!(took[8] > Duration::from_secs(4) && took[39] < Duration::from_secs(9), "{took:?}");
         // It counted as failed for a second, not for the interval.
         server.clock.advance(Duration::from_secs(2));
         assert_token(&ask(server, "new", key).await, "new");
