@@ -8,7 +8,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm as Variant, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use aws_lc_rs::hmac;
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
@@ -80,8 +80,10 @@ impl SecretHasher {
         let params = Params::new(settings.memory_kib, settings.iterations, 1, None)
             .map_err(|cause| Error::internal(cause.to_string()))?;
         let argon2 = Argon2::new(Variant::Argon2id, Version::V0x13, params);
-        let nothing = random::<32>()?;
-        let dummy = hash(&argon2, &nothing)?;
+        let (salt, hash) = (random::<16>()?, random::<32>()?);
+        let (salt, hash) = (BASE64_STANDARD_NO_PAD.encode(salt), BASE64_STANDARD_NO_PAD.encode(hash));
+        let HashSettings { memory_kib, iterations, .. } = settings;
+        let dummy = format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1${salt}${hash}");
         Ok(Self {
             argon2,
             permits: Arc::new(Semaphore::new(settings.concurrency)),
@@ -171,6 +173,7 @@ fn hash(argon2: &Argon2<'_>, secret: &[u8]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     /// T-48: what secrets are recognised by has no `==`, which would stop at the first difference. Each line compiles
     /// only while its type is not `PartialEq`: with it, two implementations would fit.
@@ -199,5 +202,31 @@ mod tests {
         let stored = Digest::from_text(&digest_to_text(&Secret::new("a"))).unwrap();
         assert!(stored.is(&digest));
         assert!(Digest::from_text("").is_none() && Digest::from_text(&"A".repeat(42)).is_none());
+    }
+
+    const LIGHT: HashSettings = HashSettings { memory_kib: 64, iterations: 1, concurrency: 1, queue: 2 };
+
+    /// T-122: what an unknown client is compared with costs as much as the real thing, and nothing fits it.
+    #[tokio::test]
+    async fn t122_the_dummy_is_a_hash_of_the_same_cost() {
+        let hasher = SecretHasher::new(LIGHT).unwrap();
+        let real = hasher.hash_imported(&Secret::new("real")).unwrap();
+        let cost = |phc: &str| phc.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(cost(&real), cost(&hasher.dummy));
+        assert!(PasswordHash::new(&hasher.dummy).is_ok());
+        assert!(!hasher.verify(&Secret::new("real"), &hasher.dummy).await.unwrap());
+        assert!(hasher.verify(&Secret::new("real"), &real).await.unwrap());
+    }
+
+    /// T-184: what does not fit into the queue is told to come again; nothing waits without bound.
+    #[tokio::test]
+    async fn t184_a_flood_of_guesses_is_bounded() {
+        let hasher = SecretHasher::new(LIGHT).unwrap();
+        let guess = Secret::new("a guess");
+        let answers = futures_util::future::join_all((0..16).map(|_| hasher.verify(&guess, &hasher.dummy))).await;
+        let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
+        assert!(!refused.is_empty() && answers.iter().any(Result::is_ok));
+        assert!(refused.iter().all(|error| error.code == Code::TemporarilyUnavailable));
+        assert_eq!(hasher.waiting.load(Ordering::Relaxed), 0);
     }
 }
