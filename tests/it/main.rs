@@ -6,8 +6,11 @@
 mod support;
 
 mod architecture;
+mod assertions;
 mod database;
 mod introspection;
+mod jose;
+mod jwks_uri;
 mod metadata;
 mod revocation;
 mod token;
