@@ -82,6 +82,12 @@ impl<'s> Cx<'s> {
     pub fn require_lease(&self) -> Result<()> {
         self.node.require(self.lease)
     }
+
+    /// The same request, at this moment.
+    #[must_use]
+    pub fn later(self) -> Self {
+        Self { now: self.services.clock.now(), ..self }
+    }
 }
 
 impl Deref for Cx<'_> {

@@ -38,16 +38,37 @@ pub struct SecretHasher {
     /// A well-formed hash that nothing fits: unknown clients cost what known ones do.
     dummy: String,
     key: hmac::Key,
-    remembered: Cache<Id, [u8; 32]>,
+    remembered: Cache<Id, Digest>,
+}
+
+/// What a secret is recognised by: 32 bytes that compare in constant time and in no other way, for want of `==`.
+#[derive(Clone)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    fn of(secret: &Secret) -> Self {
+        Self(sha256(secret.expose().as_bytes()))
+    }
+
+    /// HMAC-SHA256 under `key`.
+    fn keyed(key: &hmac::Key, secret: &Secret) -> Self {
+        let mut tag = [0; 32];
+        tag.copy_from_slice(hmac::sign(key, secret.expose().as_bytes()).as_ref());
+        Self(tag)
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        equal(&self.0, &other.0)
+    }
 }
 
 /// The text that is stored for a generated secret.
 pub fn digest_to_text(secret: &Secret) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(sha256(secret.expose().as_bytes()))
-}
-
-pub(super) fn digest_from_text(text: &str) -> Option<[u8; 32]> {
-    BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+    BASE64_URL_SAFE_NO_PAD.encode(Digest::of(secret).0)
 }
 
 impl SecretHasher {
@@ -90,14 +111,14 @@ impl SecretHasher {
     /// 503 when too many hashes wait.
     pub async fn find<'c>(&self, presented: &Secret, credentials: &[&'c Credential]) -> Result<Option<&'c Credential>> {
         if Prefix::ClientSecret.matches(presented.expose()) {
-            let digest = sha256(presented.expose().as_bytes());
+            let digest = Digest::of(presented);
             // Every credential is compared, whichever fits.
             return Ok(credentials.iter().fold(None, |found, credential| match &credential.proof {
-                Proof::Generated(known) if equal(known, &digest) => found.or(Some(*credential)),
+                Proof::Generated(known) if known.is(&digest) => found.or(Some(*credential)),
                 _ => found,
             }));
         }
-        let tag = hmac::sign(&self.key, presented.expose().as_bytes());
+        let tag = Digest::keyed(&self.key, presented);
         let imported = || {
             credentials.iter().filter_map(|credential| match &credential.proof {
                 Proof::Imported(phc) => Some((*credential, phc)),
@@ -105,7 +126,7 @@ impl SecretHasher {
             })
         };
         for (credential, _) in imported() {
-            if self.remembered.get(&credential.id).is_some_and(|known| equal(&known, tag.as_ref())) {
+            if self.remembered.get(&credential.id).is_some_and(|known| known.is(&tag)) {
                 return Ok(Some(credential));
             }
         }
@@ -113,9 +134,7 @@ impl SecretHasher {
         for (credential, phc) in imported() {
             worked = true;
             if self.verify(presented, phc).await? {
-                let mut known = [0; 32];
-                known.copy_from_slice(tag.as_ref());
-                self.remembered.insert(credential.id, known);
+                self.remembered.insert(credential.id, tag);
                 return Ok(Some(credential));
             }
         }
@@ -155,6 +174,35 @@ fn hash(argon2: &Argon2<'_>, secret: &[u8]) -> Result<String> {
 mod tests {
     use super::*;
     use crate::error::Code;
+
+    /// T-48: what secrets are recognised by has no `==`, which would stop at the first difference. Each line compiles
+    /// only while its type is not `PartialEq`: with it, two implementations would fit.
+    #[test]
+    fn t48_secrets_have_no_other_comparison_than_the_constant_time_one() {
+        trait NotEq<Which> {
+            fn holds() {}
+        }
+        impl<T> NotEq<()> for T {}
+        impl<T: PartialEq> NotEq<u8> for T {}
+        <Secret as NotEq<_>>::holds();
+        <Digest as NotEq<_>>::holds();
+        <Proof as NotEq<_>>::holds();
+        <Credential as NotEq<_>>::holds();
+    }
+
+    #[test]
+    fn t48_every_byte_of_a_digest_counts() {
+        let digest = Digest::of(&Secret::new("a"));
+        assert!(digest.is(&digest.clone()));
+        for at in 0..32 {
+            let mut other = digest.clone();
+            other.0[at] ^= 1;
+            assert!(!digest.is(&other), "{at}");
+        }
+        let stored = Digest::from_text(&digest_to_text(&Secret::new("a"))).unwrap();
+        assert!(stored.is(&digest));
+        assert!(Digest::from_text("").is_none() && Digest::from_text(&"A".repeat(42)).is_none());
+    }
 
     const LIGHT: HashSettings = HashSettings { memory_kib: 64, iterations: 1, concurrency: 1, queue: 2 };
 

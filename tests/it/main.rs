@@ -1,17 +1,20 @@
 //! The integration tests: one binary, one file per protocol or promise. They talk HTTP; every test that touches the
 //! database runs on SQLite and on PostgreSQL.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test, all of it is a test's code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod process;
 mod support;
 
 mod architecture;
+mod assertions;
 mod cli;
 mod crash;
 mod database;
 mod dev;
 mod introspection;
+mod jose;
+mod jwks_uri;
 mod metadata;
 mod readme;
 mod replay;
