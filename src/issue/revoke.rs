@@ -16,7 +16,7 @@ use crate::store::revocations::{self, Kind};
 /// 503 when the database does not take it, or a node has not confirmed it: then the caller tries again.
 pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
     // Without a lease this node may not know the key of a token, and would say 200 for nothing.
-    cx.node.require_lease()?;
+    cx.require_lease()?;
     let Some(found) = recognise(cx, token).await? else { return Ok(()) };
     let claims = &found.claims;
     let expires_at = claims.exp * SECOND;
