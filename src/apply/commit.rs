@@ -1,6 +1,7 @@
 //! Doing what a plan says: all of it or nothing.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::credentials::{Addition, Material};
 use super::plan::{Change, Plan, Work};
@@ -13,6 +14,8 @@ use crate::store::clients::NewCredential;
 use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
 use crate::wire::CredentialKind;
 
+/// A file of many thousand objects takes its time.
+const LONGEST_COMMIT: Duration = Duration::from_mins(1);
 /// Longer than any node goes on by what it knew (nodes.rs).
 const LEASE_BOUND: Micros = 5 * SECOND;
 /// No token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
@@ -66,7 +69,9 @@ pub async fn commit(db: &Db, plan: Plan, hasher: &SecretHasher) -> Result<Applie
         }
     }
     let Plan { changes, head } = plan;
-    let done = db.write(move |tx| Box::pin(async move { run(tx, &changes, head, credentials).await })).await;
+    let done = db
+        .write_within(LONGEST_COMMIT, move |tx| Box::pin(async move { run(tx, &changes, head, credentials).await }))
+        .await;
     match done {
         Ok(done) => Ok(Applied { generated, seq: done.seq }),
         // Somebody else's row stands where the plan saw none.

@@ -150,10 +150,15 @@ impl SecretHasher {
     /// 503 when too many wait.
     pub async fn verify(&self, presented: &Secret, phc: &str) -> Result<bool> {
         let busy = || Error::unavailable("Too many secrets are being checked; try again.", 1);
-        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let permit = if waiting < self.queue { self.permits.clone().acquire_owned().await.ok() } else { None };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let permit = permit.ok_or_else(busy)?;
+        let permit = if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            permit
+        } else {
+            let place = Place::take(&self.waiting);
+            if place.before >= self.queue {
+                return Err(busy());
+            }
+            self.permits.clone().acquire_owned().await.map_err(|_| busy())?
+        };
         let (argon2, presented, phc) = (self.argon2.clone(), presented.clone(), phc.to_owned());
         let fits = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -161,6 +166,24 @@ impl SecretHasher {
                 .is_ok_and(|known| argon2.verify_password(presented.expose().as_bytes(), &known).is_ok())
         });
         fits.await.map_err(Error::internal)
+    }
+}
+
+/// A place in the queue, given back also when the request is dropped while it waits.
+struct Place<'q> {
+    waiting: &'q AtomicUsize,
+    before: usize,
+}
+
+impl<'q> Place<'q> {
+    fn take(waiting: &'q AtomicUsize) -> Self {
+        Self { waiting, before: waiting.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -227,6 +250,13 @@ mod tests {
         let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
         assert!(!refused.is_empty() && answers.iter().any(Result::is_ok));
         assert!(refused.iter().all(|error| error.code == Code::TemporarilyUnavailable));
+        assert_eq!(hasher.waiting.load(Ordering::Relaxed), 0);
+        // Those who hang up while they wait give their places back.
+        let _busy = hasher.permits.clone().acquire_owned().await.unwrap();
+        for _ in 0..8 {
+            let waiting = futures_util::future::join_all((0..2).map(|_| hasher.verify(&guess, &hasher.dummy)));
+            assert!(tokio::time::timeout(std::time::Duration::ZERO, waiting).await.is_err());
+        }
         assert_eq!(hasher.waiting.load(Ordering::Relaxed), 0);
     }
 }

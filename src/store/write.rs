@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
@@ -96,20 +97,32 @@ impl Db {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
     {
+        self.write_within(self.shared.deadline, job).await
+    }
+
+    /// The same for a large change that may take up to `limit` once it has begun: commands only, never a request.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn write_within<T, F>(&self, limit: Duration, job: F) -> Result<Committed<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         match &self.engine {
             Engine::Sqlite(sqlite) => sqlite.submit(job, answer).await?,
             Engine::Postgres(_) => {
                 let db = self.clone();
                 tokio::spawn(async move {
-                    let outcome = tokio::time::timeout(db.shared.deadline, db.write_postgres(job)).await;
-                    let _ = answer
-                        .send(outcome.unwrap_or_else(|_| Err(StoreError::Unknown("a change took too long".into()))));
+                    let outcome = tokio::time::timeout(limit, db.write_postgres(job)).await;
+                    let late = |_| Err(StoreError::Unknown("a change took too long".into()));
+                    let _ = answer.send(outcome.unwrap_or_else(late));
                 });
             }
         }
         // A job that began is let finish; its own statements have the same bound.
-        match tokio::time::timeout(self.shared.deadline * 2, answered).await {
+        match tokio::time::timeout(self.shared.deadline + limit, answered).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(StoreError::Unknown("the writer went away".into())),
             Err(_) => Err(StoreError::Unknown("a change took too long".into())),
