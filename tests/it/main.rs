@@ -5,7 +5,11 @@ mod support;
 
 mod architecture;
 mod database;
+mod degraded;
+mod edge;
+mod fuzz;
 mod introspection;
 mod metadata;
 mod revocation;
+mod tls;
 mod token;
