@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::apply::{Action, FieldChange};
 use crate::clients::Credential;
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
@@ -23,55 +24,70 @@ const SAMPLES: i64 = 10;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
 const MOST_COUNTERS: usize = 100_000;
 
-/// What happened, with what is particular to it. `object` is what it was done to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+/// What happened, with what is particular to it. `object` is what it was done to; it is a column of its own.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event")]
 pub enum Event {
     /// A client was made or changed.
+    #[serde(rename = "client.saved")]
     ClientSaved {
         /// The `client_id`.
         #[serde(skip)]
         object: String,
-        /// The fields that changed.
-        fields: Vec<String>,
+        /// Whether it is new.
+        action: Action,
+        /// The fields that changed; never secrets.
+        fields: Vec<FieldChange>,
     },
     /// A client was removed.
+    #[serde(rename = "client.removed")]
     ClientRemoved {
         /// The `client_id`.
         #[serde(skip)]
         object: String,
     },
     /// A client got a credential.
+    #[serde(rename = "credential.added")]
     CredentialAdded {
         /// The `client_id`.
         #[serde(skip)]
         object: String,
         /// The credential's label.
         label: String,
+        /// A word of `CredentialKind`.
+        kind: String,
     },
     /// A client lost a credential.
+    #[serde(rename = "credential.removed")]
     CredentialRemoved {
         /// The `client_id`.
         #[serde(skip)]
         object: String,
         /// The credential's label.
         label: String,
+        /// A word of `CredentialKind`.
+        kind: String,
     },
     /// A resource was made or changed.
+    #[serde(rename = "resource.saved")]
     ResourceSaved {
         /// The identifier.
         #[serde(skip)]
         object: String,
+        /// Whether it is new.
+        action: Action,
         /// The fields that changed.
-        fields: Vec<String>,
+        fields: Vec<FieldChange>,
     },
     /// A resource was removed.
+    #[serde(rename = "resource.removed")]
     ResourceRemoved {
         /// The identifier.
         #[serde(skip)]
         object: String,
     },
     /// A signing key was made.
+    #[serde(rename = "signing_key.made")]
     SigningKeyMade {
         /// The `kid`.
         #[serde(skip)]
@@ -80,12 +96,14 @@ pub enum Event {
         alg: String,
     },
     /// A token was taken back.
+    #[serde(rename = "token.revoked")]
     TokenRevoked {
         /// The `jti`.
         #[serde(skip)]
         object: String,
     },
     /// A request was refused; a sample.
+    #[serde(rename = "request.refused")]
     Refused {
         /// The client that was named, if it exists.
         #[serde(skip)]

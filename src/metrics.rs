@@ -30,7 +30,6 @@ const ISSUE_BOUNDS: &[u64] = &[
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000,
 ];
-const BATCH_BOUNDS: &[u64] = &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000];
 
 /// Every figure of one issuer. What is measured is in the help texts of [`Metrics::new`].
 #[derive(Debug)]
@@ -52,8 +51,6 @@ pub struct Metrics {
     pub http_panics: Counter,
     /// Jobs waiting for the database's writer.
     pub write_queue: Gauge,
-    /// Jobs per committed batch.
-    pub write_batch: Histogram,
     /// What is left of this node's lease.
     pub lease_remaining: Seconds,
     /// How long ago the change feed was last read.
@@ -62,8 +59,6 @@ pub struct Metrics {
     pub feed_applied: Gauge,
     /// How far this machine's clock is ahead of the database's.
     pub clock_skew: Seconds,
-    /// Audit events lost because their buffer was full.
-    pub audit_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -80,7 +75,6 @@ impl Metrics {
         let tokens_issued = GrantType::ALL.iter().map(|grant| counter(&token_requests, token(grant.as_str(), "ok")));
         let introspections = register(&mut to, "introspections", "Introspections by outcome");
         let issue = "Time from a token request's start to its reply";
-        let batch = "Write jobs per committed batch";
         Self {
             tokens_issued: tokens_issued.collect(),
             token_requests,
@@ -99,12 +93,10 @@ impl Metrics {
             token_issue: histogram(&mut to, ("token_issue_seconds", issue), ISSUE_BOUNDS, 1e6),
             http_panics: register(&mut to, "http_panics", "Requests whose handler panicked"),
             write_queue: register(&mut to, "database_write_queue", "Jobs waiting for the writer"),
-            write_batch: histogram(&mut to, ("database_write_batch_jobs", batch), BATCH_BOUNDS, 1.0),
             lease_remaining: register(&mut to, "node_lease_remaining_seconds", "What is left of this node's lease"),
-            feed_lag: register(&mut to, "feed_lag_seconds", "Time since the change feed was last read"),
+            feed_lag: register(&mut to, "feed_lag_seconds", "Age of the oldest change that this node has not applied"),
             feed_applied: register(&mut to, "feed_applied_sequence", "The last change this node applied"),
             clock_skew: register(&mut to, "clock_skew_seconds", "This machine's clock minus the database's"),
-            audit_dropped: register(&mut to, "audit_dropped", "Audit events lost to a full buffer"),
             registry: to,
         }
     }

@@ -29,7 +29,7 @@ const COUNTED_ON: Duration = Duration::from_millis(2500);
 const RENEW: Duration = Duration::from_secs(1);
 const SQLITE_POLL: Duration = Duration::from_millis(100);
 /// SQLite: the lock file is the lease; the row only says what was applied.
-const FOREVER: Micros = i64::MAX;
+const FOREVER: Micros = Micros::MAX / 2;
 /// How long feed rows are kept; who lags more reads everything anew.
 pub const FEED_KEPT: Duration = Duration::from_hours(1);
 /// Beyond this the wall clock and the database disagree too much.
@@ -121,7 +121,7 @@ pub async fn join(services: &Services) -> Result<Follower, StartError> {
         let lock = Lock::serving(path).map_err(StartError::Lock)?.ok_or(StartError::Taken)?;
         let _ = node.lock.set(lock);
         // Rows of servers that crashed: we hold the lock, so none of them runs.
-        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, FOREVER).await })).await?;
+        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, Micros::MAX).await })).await?;
     }
     let mut follower = Follower::new(&services.db).await?;
     let started = follow_clock(services, &mut follower).await?;
@@ -298,10 +298,9 @@ pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
         return Err(unknown());
     }
     if services.db.sqlite_path().is_some() {
-        Ok(())
-    } else {
-        acted_on_elsewhere(&services.db, &services.clock, seq).await
+        return Ok(());
     }
+    others_acted_on(&services.db, &services.clock, seq, services.node.id).await
 }
 
 /// The same for a process that is no node: a command beside running servers.
@@ -309,6 +308,10 @@ pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
 /// # Errors
 /// 503 when that cannot be known in time. The change itself stands.
 pub async fn acted_on_elsewhere(db: &Db, clock: &Clock, seq: i64) -> Result<()> {
+    others_acted_on(db, clock, seq, Id::default()).await
+}
+
+async fn others_acted_on(db: &Db, clock: &Clock, seq: i64, me: Id) -> Result<()> {
     let give_up = clock.monotonic() + micros(LEASE + RENEW);
     let mut pause = Duration::from_millis(1);
     loop {
@@ -318,7 +321,7 @@ pub async fn acted_on_elsewhere(db: &Db, clock: &Clock, seq: i64) -> Result<()> 
             return Ok(());
         }
         let now = clock.now();
-        if db.read(move |conn| Box::pin(async move { nodes::behind(conn, now, seq).await })).await? == 0 {
+        if db.read(move |conn| Box::pin(async move { nodes::behind(conn, now, seq, me).await })).await? == 0 {
             return Ok(());
         }
         if clock.monotonic() > give_up {

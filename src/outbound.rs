@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use rustls::pki_types::CertificateDer;
-use url::{Host, Url};
+use url::{Host, Url, form_urlencoded};
+
+use crate::secret::Secret;
 
 /// What an [`Outbound`] may do. The defaults are what production wants.
 #[derive(Clone, Debug)]
@@ -133,6 +136,31 @@ impl Outbound {
         tokio::time::timeout(self.timeout, self.fetch(url, accept)).await.unwrap_or(Err(OutboundError::Timeout))
     }
 
+    /// Posts a form and returns status and body, whatever the status. With `basic`, as the client of this id and secret
+    /// (RFC 6749 §2.3.1: both are form-encoded first).
+    ///
+    /// # Errors
+    /// See [`OutboundError`]; not for a status.
+    pub async fn post_form(
+        &self,
+        url: &str,
+        form: &[(&str, &str)],
+        basic: Option<(&str, &Secret)>,
+    ) -> Result<(u16, Vec<u8>), OutboundError> {
+        let url = self.check(url)?;
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let mut request = self.client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+        if let Some((id, secret)) = basic {
+            let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            request = request.basic_auth(encoded(id), Some(encoded(secret.expose())));
+        }
+        let exchange = async {
+            let response = request.header(ACCEPT, "application/json").send().await.map_err(send_error)?;
+            Ok((response.status().as_u16(), self.read(response).await?))
+        };
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or(Err(OutboundError::Timeout))
+    }
+
     /// Whether [`Outbound::get`] would try this URL at all; looks no name up. For refusing bad settings where they
     /// are made.
     ///
@@ -166,11 +194,14 @@ impl Outbound {
     }
 
     async fn fetch(&self, url: Url, accept: &str) -> Result<Vec<u8>, OutboundError> {
-        let request = self.client.get(url).header(reqwest::header::ACCEPT, accept);
-        let mut response = request.send().await.map_err(send_error)?;
+        let response = self.client.get(url).header(ACCEPT, accept).send().await.map_err(send_error)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(OutboundError::Status(response.status().as_u16()));
         }
+        self.read(response).await
+    }
+
+    async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, OutboundError> {
         let limit = self.max_body_bytes;
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(OutboundError::TooLarge);

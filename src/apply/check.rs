@@ -159,10 +159,10 @@ fn client(spec: &ClientSpec, after: &After, options: &Options<'_>, found: &mut F
     }
     match (method, spec.jwks.is_some(), metadata.jwks_uri.is_some()) {
         (AuthMethod::PrivateKeyJwt, false, false) => {
-            found.add(&object, "jwks", "private_key_jwt needs jwks or jwks_uri")
+            found.add(&object, "jwks", "private_key_jwt needs jwks or jwks_uri");
         }
         (AuthMethod::PrivateKeyJwt, true, true) => {
-            found.add(&object, "jwks", "takes jwks or jwks_uri, not both (RFC 7591 §2)")
+            found.add(&object, "jwks", "takes jwks or jwks_uri, not both (RFC 7591 §2)");
         }
         (AuthMethod::PrivateKeyJwt, ..) | (_, false, _) => {}
         (_, true, _) => found.add(&object, "jwks", "is only for token_endpoint_auth_method = \"private_key_jwt\""),
@@ -190,7 +190,9 @@ fn bystander(stored: &StoredClient, before: &State, after: &After, found: &mut F
                 let text = format!("names {token:?}, which would be removed; name this client in the file, too");
                 found.add(&object, "scope", text);
             }
-            Some(new) if *new != old.identifier && !metadata.resources.contains(new) => {
+            Some(new)
+                if *new != old.identifier && !metadata.resources.is_empty() && !metadata.resources.contains(new) =>
+            {
                 let text = format!(
                     "names {token:?}, which would move to {new:?}, not among the client's resources; name this client in the file, too"
                 );

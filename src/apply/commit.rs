@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 
-use serde_json::{Value, json};
-
 use super::credentials::{Addition, Material};
 use super::plan::{Change, Plan, Work};
 use super::{Failed, state};
+use crate::audit::{self, Actor, Event};
 use crate::clients::secret::{SecretHasher, digest_to_text};
+use crate::clock::{Micros, SECOND};
 use crate::secret::{Id, Prefix, Secret, random};
-use crate::store::audit::EventRow;
 use crate::store::clients::NewCredential;
-use crate::store::{Db, StoreError, Tx, audit as events, clients, resources};
+use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
 use crate::wire::CredentialKind;
+
+/// No token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
+const LONGEST_LIFETIME: Micros = 86_400 * SECOND;
 
 /// What was done.
 #[derive(Debug)]
@@ -104,9 +106,6 @@ fn prepare(addition: &Addition, hasher: &SecretHasher) -> Result<(NewCredential,
 }
 
 async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCredential>) -> Result<(), StoreError> {
-    if !state::is_as_of(tx, head).await? {
-        return Err(changed());
-    }
     // A scope can move between resources only when the old owner has let go of it.
     for change in changes {
         match &change.work {
@@ -115,57 +114,53 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
             _ => {}
         }
     }
+    let actor = Actor::command_line();
+    let record = async |tx: &mut Tx, event: Event| audit::record(tx, &actor, &event).await;
     for change in changes {
+        let object = change.id.clone();
         match &change.work {
             Work::None => {}
-            Work::RemoveResource => audit(tx, "resource.removed", &change.id, json!({})).await?,
+            Work::RemoveResource => record(tx, Event::ResourceRemoved { object }).await?,
             Work::RemoveClient => {
                 clients::delete(tx, &change.id).await?;
-                audit(tx, "client.removed", &change.id, json!({})).await?;
+                revoke_tokens(tx, &change.id).await?;
+                record(tx, Event::ClientRemoved { object }).await?;
             }
             Work::SaveResource { row, scopes } => {
                 resources::save(tx, row).await?;
                 resources::add_scopes(tx, &change.id, scopes).await?;
-                audit(tx, "resource.saved", &change.id, details(change)).await?;
+                record(tx, Event::ResourceSaved { object, action: change.action, fields: change.fields.clone() })
+                    .await?;
             }
             Work::SaveClient { row, origins, credentials } => {
                 clients::save(tx, row, origins).await?;
-                audit(tx, "client.saved", &change.id, details(change)).await?;
+                if row.disabled {
+                    revoke_tokens(tx, &change.id).await?;
+                }
+                let fields = change.fields.clone();
+                record(tx, Event::ClientSaved { object, action: change.action, fields }).await?;
                 for gone in &credentials.remove {
                     clients::remove_credential(tx, &change.id, &gone.id).await?;
-                    let words = json!({ "label": gone.label, "kind": gone.kind });
-                    audit(tx, "credential.removed", &change.id, words).await?;
+                    let (label, kind) = (gone.label.clone(), gone.kind.clone());
+                    record(tx, Event::CredentialRemoved { object: change.id.clone(), label, kind }).await?;
                 }
                 for (id, expires_at) in &credentials.expire {
                     clients::set_expiry(tx, &change.id, id, *expires_at).await?;
                 }
                 for row in new.drain(..credentials.add.len().min(new.len())) {
                     clients::add_credential(tx, &change.id, &row).await?;
-                    let words = json!({ "label": row.label, "kind": row.kind });
-                    audit(tx, "credential.added", &change.id, words).await?;
+                    let kind = row.kind.to_owned();
+                    record(tx, Event::CredentialAdded { object: change.id.clone(), label: row.label, kind }).await?;
                 }
             }
         }
     }
-    // PostgreSQL commits in parallel: what others committed while this went on is visible by now.
+    // PostgreSQL commits in parallel: only under the feed's lock is it sure that nobody else's change comes between.
     if state::is_as_of(tx, head).await? { Ok(()) } else { Err(changed()) }
 }
 
-fn details(change: &Change) -> Value {
-    json!({ "action": change.action, "fields": change.fields })
-}
-
-/// The one place where `apply` writes to the audit trail.
-async fn audit(tx: &mut Tx, kind: &str, object: &str, details: Value) -> Result<(), StoreError> {
-    let id: Id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
-    let event = EventRow {
-        at: tx.now(),
-        kind: kind.to_owned(),
-        actor: "cli".to_owned(),
-        object: object.to_owned(),
-        address: String::new(),
-        request_id: String::new(),
-        details: details.to_string(),
-    };
-    events::add(tx, id, &event).await
+/// Kills every token that the client holds: enabling or making it again does not bring them back.
+async fn revoke_tokens(tx: &mut Tx, client_id: &str) -> Result<(), StoreError> {
+    let expires_at = tx.now() + LONGEST_LIFETIME;
+    revocations::add(tx, revocations::Kind::Client, client_id, expires_at).await
 }

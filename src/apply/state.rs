@@ -44,14 +44,19 @@ impl StoredClient {
 }
 
 /// Whether no client and no resource has changed since `head`. Takes the feed's lock, so that of two plans made at
-/// once the second finds out.
+/// once the second finds out. It comes last: until the commit, everybody else who announces something waits.
 pub(super) async fn is_as_of(tx: &mut Tx, head: i64) -> Result<bool, StoreError> {
     let now = feed::lock(tx).await?;
-    let changes = feed::since(tx, head).await?;
     let ours = [feed::Kind::Client.as_str(), feed::Kind::Resource.as_str()];
-    let touched = changes.iter().any(|change| ours.contains(&change.kind.as_str()));
-    // Where the feed was swept in between, or is long, nobody knows.
-    let whole = changes.first().is_none_or(|first| first.seq == head + 1)
-        && changes.last().map_or(head, |last| last.seq) == now;
-    Ok(whole && !touched)
+    let mut seen = head;
+    while seen < now {
+        let changes = feed::since(tx, seen).await?;
+        // Where the feed was swept in between, nobody knows.
+        let whole = changes.first().is_some_and(|first| first.seq == seen + 1);
+        if !whole || changes.iter().any(|change| ours.contains(&change.kind.as_str())) {
+            return Ok(false);
+        }
+        seen = changes.last().map_or(now, |last| last.seq);
+    }
+    Ok(true)
 }

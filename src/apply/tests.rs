@@ -497,15 +497,17 @@ async fn a_plan_of_yesterday_is_refused_whole() {
     assert!(refused.contains("have changed") && refused.contains("run it again"), "{refused}");
     assert!(fixture.client("two").await.is_none());
 
-    // A revocation in between is none of its business.
+    // Revocations in between are none of its business.
     let third = fixture.plan("[[client]]\nclient_id = \"three\"", &OPTIONS).await.unwrap();
-    let other = fixture.db.write(|tx| {
-        Box::pin(async move {
-            tx.announce(feed::Kind::Revocation, "token:x");
-            Ok(())
-        })
-    });
-    other.await.unwrap();
+    for n in 0..1_100 {
+        let other = fixture.db.write(move |tx| {
+            Box::pin(async move {
+                tx.announce(feed::Kind::Revocation, format!("token:{n}"));
+                Ok(())
+            })
+        });
+        other.await.unwrap();
+    }
     commit(&fixture.db, third, &fixture.hasher).await.unwrap();
     // But a feed that was swept in between is.
     let fourth = fixture.plan("[[client]]\nclient_id = \"four\"", &OPTIONS).await.unwrap();
@@ -552,6 +554,16 @@ async fn what_is_exported_applies_to_nothing_new() {
     let (_, applied) = other.apply(&text).await;
     assert_eq!(applied.generated.len(), 4);
     assert_eq!(other.export().await.to_toml().unwrap(), text);
+}
+
+/// The server applies its demo data on a runtime of many threads.
+#[test]
+fn futures_can_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let _ = |db: Db, hasher: SecretHasher, file: ApplyFile, made: Plan| {
+        is_send(&plan(&db, &file, &OPTIONS, &hasher));
+        is_send(&commit(&db, made, &hasher));
+    };
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::problem::{Origin, Problem};
 use super::value::{Raw, Rule, Setting};
 
 /// Variables with our prefix that are no setting: the command line reads them.
-const COMMAND_LINE: &[&str] = &["SEALWRIGHT_CONFIG"];
+const COMMAND_LINE: &[&str] = &["SEALWRIGHT_CONFIG", "SEALWRIGHT_CLIENT_ID", "SEALWRIGHT_CLIENT_SECRET"];
 
 /// Where each key that somebody set came from.
 pub(super) type Origins = BTreeMap<&'static str, Origin>;

@@ -490,3 +490,18 @@ fn the_summary_says_what_the_server_would_do() {
         ]
     );
 }
+
+/// A stale reference is written anew; commit it.
+#[test]
+fn the_reference_in_readme_is_this_one() {
+    let (begin, end) = ("<!-- configuration:begin -->\n", "<!-- configuration:end -->");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let fresh = format!("{before}{begin}{}{end}{after}", reference());
+    if fresh != text {
+        fs::write(path, fresh).unwrap();
+        panic!("the configuration reference in README.md was stale and has been written anew");
+    }
+}

@@ -9,7 +9,7 @@ queries! {
     RENEW = "INSERT INTO nodes (id, lease_until, applied_seq, started_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, applied_seq = excluded.applied_seq";
     APPLIED = "UPDATE nodes SET applied_seq = $2 WHERE id = $1 AND applied_seq < $2";
-    BEHIND = "SELECT COUNT(*) FROM nodes WHERE lease_until > $1 AND applied_seq < $2";
+    BEHIND = "SELECT COUNT(*) FROM nodes WHERE lease_until > $1 AND applied_seq < $2 AND id <> $3";
     REMOVE = "DELETE FROM nodes WHERE id = $1";
     SWEEP = "DELETE FROM nodes WHERE lease_until < $1";
 }
@@ -25,9 +25,9 @@ pub async fn applied(tx: &mut Tx, id: Id, seq: i64) -> Result<(), StoreError> {
     execute!(tx, APPLIED, &id[..], seq).map(drop)
 }
 
-/// How many nodes hold a lease at `now` and have not applied `seq`.
-pub async fn behind(conn: &mut Conn, now: Micros, seq: i64) -> Result<i64, StoreError> {
-    let (count,): (i64,) = fetch!(one, conn, BEHIND, now, seq)?;
+/// How many nodes other than `me` hold a lease at `now` and have not applied `seq`.
+pub async fn behind(conn: &mut Conn, now: Micros, seq: i64, me: Id) -> Result<i64, StoreError> {
+    let (count,): (i64,) = fetch!(one, conn, BEHIND, now, seq, &me[..])?;
     Ok(count)
 }
 

@@ -1,6 +1,7 @@
 //! SQLite: one writer task that drains its queue into one commit, and a pool that can only read.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,7 +55,6 @@ impl Sqlite {
     pub(super) async fn open(path: &Path, options: &Options, shared: Arc<Shared>) -> Result<Self, StoreError> {
         let connect = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -62,6 +62,13 @@ impl Sqlite {
             .statement_cache_capacity(256)
             .pragma("trusted_schema", "OFF")
             .pragma("journal_size_limit", "67108864");
+        // Only its owner reads it; SQLite gives the files beside it the same mode.
+        let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+        if let Err(cause) = made
+            && cause.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(StoreError::Unavailable(format!("{} cannot be made: {cause}", path.display())));
+        }
         let writer = connect.connect().await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(options.max_connections)
@@ -227,5 +234,5 @@ impl Lock {
 fn open_lock(database: &Path, suffix: &str) -> std::io::Result<File> {
     let mut name: PathBuf = database.to_owned();
     name.as_mut_os_string().push(format!(".{suffix}"));
-    OpenOptions::new().create(true).truncate(false).write(true).open(name)
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(name)
 }

@@ -252,6 +252,14 @@ both! {
         server.post(crate::support::REVOKE, Some(("orders-sync", SECRET)), &[("token", &token)]).await.assert_error(401, "invalid_client");
         server.apply(EXAMPLE).await;
         assert_eq!(ask(&server, "orders-sync", &[CC]).await.status, 200);
+        // Enabled again, it gets new tokens; the old ones stay dead, and so do those of one that is made again.
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+        server.clock.advance(std::time::Duration::from_secs(2));
+        let token = server.token().await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+        server.try_apply(EXAMPLE.split("[[client]]").next().unwrap(), true).await.unwrap();
+        let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
     }
 
     async fn several_secrets_work_until_they_expire_or_go(engine) {

@@ -1,0 +1,222 @@
+//! The issuer that `token` and `introspect` talk to, as a client of it: any RFC 8414 server, not only Sealwright.
+
+use std::fs::read_to_string;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::dev::{self, DevFile};
+use super::output::Failure;
+use crate::config::Issuer;
+use crate::outbound::{Outbound, OutboundError, OutboundSettings};
+use crate::secret::Secret;
+
+/// Whom to ask, and as whom.
+#[derive(clap::Args)]
+pub struct Peer {
+    /// The issuer's URL, as it stands in `iss` [env: SEALWRIGHT_ISSUER]
+    #[arg(long, value_name = "URL", conflicts_with = "dev")]
+    issuer: Option<String>,
+    /// Who we are [env: SEALWRIGHT_CLIENT_ID]
+    #[arg(long, value_name = "ID", conflicts_with = "dev")]
+    client_id: Option<String>,
+    /// The file that holds the client's secret, or - for stdin [env: SEALWRIGHT_CLIENT_SECRET, the secret itself]
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    client_secret_file: Option<PathBuf>,
+    /// Use the issuer and the demo clients of `serve --dev` in this folder
+    #[arg(long)]
+    dev: bool,
+}
+
+/// Which of the demo clients `--dev` means.
+#[derive(Clone, Copy)]
+pub enum Demo {
+    /// The service that gets tokens.
+    Client,
+    /// The gateway that introspects them.
+    Gateway,
+}
+
+/// What of RFC 8414 we need.
+#[derive(Deserialize)]
+pub struct Metadata {
+    issuer: String,
+    /// Where tokens are got.
+    pub token_endpoint: Option<String>,
+    /// Where they are described (RFC 7662).
+    pub introspection_endpoint: Option<String>,
+}
+
+/// A client of an issuer.
+pub struct Caller {
+    issuer: Issuer,
+    client_id: String,
+    secret: Secret,
+    http: Outbound,
+}
+
+impl Peer {
+    /// Whether the client's secret comes from stdin.
+    pub fn takes_stdin(&self) -> bool {
+        self.client_secret_file.as_deref() == Some(Path::new("-"))
+    }
+
+    /// Who calls whom.
+    pub fn caller(&self, demo: Demo) -> Result<Caller, Failure> {
+        let (issuer, client_id, secret) = if self.dev {
+            let DevFile { issuer, client, gateway, .. } = dev::file()?;
+            let credentials = match demo {
+                Demo::Client => client,
+                Demo::Gateway => gateway,
+            };
+            (issuer, credentials.client_id, credentials.client_secret)
+        } else {
+            let issuer = given(self.issuer.clone(), "SEALWRIGHT_ISSUER", "--issuer URL")?;
+            let client_id = given(self.client_id.clone(), "SEALWRIGHT_CLIENT_ID", "--client-id ID")?;
+            (issuer, client_id, self.secret()?)
+        };
+        let issuer = Issuer::parse(&issuer).map_err(|text| Failure::usage(format!("--issuer: {issuer} {text}")))?;
+        if !issuer.is_https() && !issuer.is_loopback() {
+            return Err(Failure::usage(format!(
+                "--issuer: {issuer} is plain http off this machine, so everybody on the way would read the client's \
+                 secret; use its https URL"
+            )));
+        }
+        // The operator named the issuer, wherever it is; so no network is forbidden.
+        let everywhere = ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok()).collect();
+        let http = Outbound::new(OutboundSettings {
+            allow_networks: everywhere,
+            allow_http: !issuer.is_https(),
+            timeout: Duration::from_secs(15),
+            max_body_bytes: 1024 * 1024,
+            extra_roots: Vec::new(),
+        })?;
+        Ok(Caller { issuer, client_id, secret, http })
+    }
+
+    fn secret(&self) -> Result<Secret, Failure> {
+        let Some(file) = &self.client_secret_file else {
+            return given(None, "SEALWRIGHT_CLIENT_SECRET", "--client-secret-file FILE").map(Secret::new);
+        };
+        let text = if self.takes_stdin() { stdin() } else { read_to_string(file) };
+        let text = text.map_err(|cause| Failure::failed(format!("cannot read {}: {cause}", file.display())))?;
+        match text.trim_end_matches(['\r', '\n']) {
+            "" => Err(Failure::failed(format!("{} is empty; it should hold the client's secret", file.display()))),
+            secret => Ok(Secret::new(secret)),
+        }
+    }
+}
+
+/// All of stdin.
+pub fn stdin() -> io::Result<String> {
+    let mut text = String::new();
+    io::stdin().lock().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn given(argument: Option<String>, variable: &str, option: &str) -> Result<String, Failure> {
+    argument.or_else(|| std::env::var(variable).ok().filter(|value| !value.is_empty())).ok_or_else(|| {
+        Failure::usage(format!("{option} is missing (or {variable}); for the server of `serve --dev`, give --dev"))
+    })
+}
+
+impl Caller {
+    /// The issuer's metadata (RFC 8414 §3).
+    pub async fn discover(&self) -> Result<Metadata, Failure> {
+        let url = metadata_url(&self.issuer);
+        let body = self.http.get(&url, "application/json").await.map_err(|cause| no_answer(&url, &cause))?;
+        let metadata: Metadata = serde_json::from_slice(&body)
+            .map_err(|cause| Failure::failed(format!("{url} is no authorization server metadata: {cause}")))?;
+        // RFC 8414 §3.3: metadata of another issuer must not be used.
+        if metadata.issuer != self.issuer.as_str() {
+            return Err(Failure::failed(format!(
+                "{url} describes the issuer {}, not {}; give --issuer exactly as the server's configuration has it",
+                metadata.issuer, self.issuer
+            )));
+        }
+        Ok(metadata)
+    }
+
+    /// Posts a form as the client, by HTTP Basic, and gives the answer's JSON.
+    pub async fn post(&self, endpoint: Option<&str>, form: &[(&str, &str)]) -> Result<Value, Failure> {
+        let url = endpoint.ok_or_else(|| Failure::failed(format!("{} has no such endpoint", self.issuer)))?;
+        let basic = Some((self.client_id.as_str(), &self.secret));
+        let (status, body) = self.http.post_form(url, form, basic).await.map_err(|cause| no_answer(url, &cause))?;
+        let answer = serde_json::from_slice(&body);
+        match (status, answer) {
+            (200, Ok(answer)) => Ok(answer),
+            (200, Err(cause)) => Err(Failure::failed(format!("{url} answered with something else than JSON: {cause}"))),
+            (status, answer) => Err(Failure::failed(refusal(status, &answer.unwrap_or_default()))),
+        }
+    }
+}
+
+/// RFC 8414 §3.1: the well-known part goes between host and path.
+fn metadata_url(issuer: &Issuer) -> String {
+    let (text, path) = (issuer.as_str(), issuer.path());
+    format!("{}/.well-known/oauth-authorization-server{path}", &text[..text.len() - path.len()])
+}
+
+fn no_answer(url: &str, cause: &OutboundError) -> Failure {
+    let mut text = format!("{url}: {cause}");
+    let mut source = std::error::Error::source(cause);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    let mend = match cause {
+        OutboundError::Connect(_) | OutboundError::Timeout => {
+            ". Does the server run, and listen there? A root certificate of your own goes into the file that \
+             SSL_CERT_FILE names"
+        }
+        OutboundError::Scheme => ". An https issuer must have https endpoints",
+        _ => "",
+    };
+    Failure::failed(text + mend)
+}
+
+/// An error of RFC 6749 §5.2 in words, with what to do about it.
+fn refusal(status: u16, answer: &Value) -> String {
+    let member = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (code, detail) = (member("error"), member("error_description"));
+    let mend = match code {
+        "invalid_client" => {
+            "Check client id and secret; the client must use client_secret_basic, and may not be disabled or its secret \
+             expired."
+        }
+        "invalid_scope" => "The client's `scope` says what it may ask for.",
+        "invalid_target" => "The client's `resources` say what it may ask for.",
+        "unauthorized_client" => "The client's `grant_types` must have \"client_credentials\".",
+        "temporarily_unavailable" => "Nothing happened; try again.",
+        "" => "That is no OAuth error; is this the right issuer?",
+        _ => "",
+    };
+    let words = [code, detail, mend].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+    format!("the server refused with HTTP status {status}: {}", words.join(" – "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc8414_3_1_the_well_known_part_comes_before_the_path() {
+        for (issuer, url) in [
+            ("https://id.example", "https://id.example/.well-known/oauth-authorization-server"),
+            ("https://id.example:8443/a/b", "https://id.example:8443/.well-known/oauth-authorization-server/a/b"),
+        ] {
+            assert_eq!(metadata_url(&Issuer::parse(issuer).unwrap()), url);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_the_mend() {
+        let answer = serde_json::json!({ "error": "invalid_scope", "error_description": "No." });
+        let text = refusal(400, &answer);
+        assert!(text.contains("400: invalid_scope – No. – The client's `scope`"), "{text}");
+        assert!(refusal(502, &Value::Null).contains("right issuer"));
+    }
+}

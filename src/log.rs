@@ -1,0 +1,173 @@
+//! The log: one line on stderr for each event, as JSON or as text for people.
+//!
+//! Secrets stay out of it by their types: nothing in [`crate::secret`] can be printed. What comes from outside can be
+//! printed and so may hold anything; no character of it ends a line, moves a cursor or turns the direction of text.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{Log, LogFormat};
+
+/// Logs this process's events as `settings` say; once for a process, and without effect after the first time.
+pub fn start(settings: &Log) {
+    // `Config::load` has parsed the filter before.
+    let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    start_with(filter, settings.format);
+}
+
+/// What commands that are no server log: warnings, as text.
+pub fn start_quiet() {
+    start_with(EnvFilter::new("warn"), LogFormat::Pretty);
+}
+
+fn start_with(filter: EnvFilter, format: LogFormat) {
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Lines(format));
+    // A second start in one process (tests) keeps the first log.
+    let _ = match format {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Pretty => log.try_init(),
+    };
+}
+
+/// Where the subscriber writes; it gives each event to a writer of its own, whole, with its newline.
+struct Lines(LogFormat);
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line(self.0)
+    }
+}
+
+struct Line(LogFormat);
+
+impl Write for Line {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        // One call for one line, so that lines of several threads do not mix.
+        io::stderr().write_all(one_line(&String::from_utf8_lossy(event), self.0).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+fn one_line(event: &str, format: LogFormat) -> String {
+    let text = event.strip_suffix('\n').unwrap_or(event);
+    let text = match format {
+        // Such a character is inside a JSON string, where \uXXXX stands for the same character; all are below U+10000.
+        LogFormat::Json => escape(text, |out, c| write!(out, "\\u{:04x}", u32::from(c))),
+        LogFormat::Pretty => printable(text),
+    };
+    format!("{text}\n")
+}
+
+/// `text` with every character that would not stay in its place written as an escape: controls (line breaks, ANSI
+/// sequences) and those that turn the direction of text.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    escape(text, |out, c| write!(out, "{}", c.escape_default()))
+}
+
+fn escape(text: &str, write: impl Fn(&mut String, char) -> std::fmt::Result) -> Cow<'_, str> {
+    if !text.chars().any(moves) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if moves(c) {
+            // Writing to a String cannot fail.
+            let _ = write(&mut out, c);
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn moves(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const NASTY: &str = "a\r\nb\u{1b}[31mc\u{9b}2Jd\u{202e}e\u{2028}f\u{7f}\u{85}\0\"\\";
+
+    /// Collects what the real subscriber hands to a writer.
+    #[derive(Clone)]
+    struct Kept(LogFormat, Arc<Mutex<Vec<String>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+            self.1.lock().unwrap().push(one_line(std::str::from_utf8(event).unwrap(), self.0));
+            Ok(event.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat) -> Vec<String> {
+        let kept = Kept(format, Arc::default());
+        let writer = kept.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let nasty = || {
+            tracing::info!(shown = %NASTY, debugged = ?NASTY, plain = NASTY, "{NASTY}");
+            tracing::warn!(secret = ?crate::secret::Secret::new("hunter2"), "second");
+        };
+        match format {
+            LogFormat::Json => {
+                let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+                tracing::subscriber::with_default(log.finish(), nasty);
+            }
+            LogFormat::Pretty => tracing::subscriber::with_default(log.finish(), nasty),
+        }
+        let lines = kept.1.lock().unwrap();
+        lines.clone()
+    }
+
+    fn is_one_line(line: &str) -> bool {
+        line.strip_suffix('\n').is_some_and(|text| !text.chars().any(moves))
+    }
+
+    #[test]
+    fn t175_an_event_is_one_line_of_json_whatever_its_fields_hold() {
+        let lines = logged(LogFormat::Json);
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
+        let event: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(event["shown"], NASTY);
+        assert_eq!(event["message"], NASTY);
+        assert_eq!(event["level"], "INFO");
+        assert!(event["target"].as_str().unwrap().starts_with("sealwright"));
+        let time = event["timestamp"].as_str().unwrap();
+        let time = time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339);
+        assert!(time.is_ok_and(|time| time.offset().is_utc()));
+    }
+
+    #[test]
+    fn t175_an_event_is_one_line_of_text_whatever_its_fields_hold() {
+        let lines = logged(LogFormat::Pretty);
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
+    }
+
+    #[test]
+    fn t174_a_secret_in_a_field_is_not_shown() {
+        for format in LogFormat::ALL {
+            let lines = logged(*format);
+            assert!(lines[1].contains("[secret]") && !lines[1].contains("hunter2"), "{lines:?}");
+        }
+    }
+}
