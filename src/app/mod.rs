@@ -23,7 +23,7 @@ use crate::cx::Services;
 use crate::http::layers::{Edge, EdgeSettings};
 use crate::http::listen::{self, ListenError, Server};
 use crate::http::tls::{Acceptor, TlsError};
-use crate::http::{Limits, layers};
+use crate::http::Limits;
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
 use crate::keys::{KeySettings, Keys};
@@ -189,7 +189,6 @@ impl App {
 
     /// Serves until `stop`; then drains, flushes what gathered, and gives the lease back.
     pub async fn run(self, stop: CancellationToken) {
-        layers::log_panics();
         let serving = TaskTracker::new();
         let (mut management_stop, drained) = (None, CancellationToken::new());
         for (name, listeners, server) in self.listening {

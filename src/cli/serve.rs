@@ -7,6 +7,7 @@ use super::source::Source;
 use crate::app::{self, App};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::layers::log_panics;
 use crate::http::tls::Acceptor;
 
 /// Run the server. The first start needs no preparation: it makes the database, the keys and the master key file
@@ -33,6 +34,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let dev = args.source.dev;
     let config = if dev { dev::serve_config()? } else { args.source.load_valid()? };
     crate::log::start(&config.log);
+    log_panics();
     let mut signals = Signals::catch()?;
     // `sealwright migrate` may be long in coming; who does not want to wait for it may say so.
     let app = tokio::select! {

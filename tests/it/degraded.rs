@@ -12,6 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::leakage::Running;
 use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
@@ -302,4 +303,48 @@ async fn t24_i7_a_sqlite_file_that_cannot_be_written_is_503_and_comes_back() {
     until("revoking again", async || revoke(&server, &kept).await.status == 200).await;
     let found = server.post(INTROSPECT, Some(("edge-gateway", &gateway)), &[("token", &kept)]).await;
     assert_eq!(found.json["active"], false);
+}
+
+/// F-09: no byte can be written to a file, as on a full disk. The limit is the kernel's (EFBIG), which counts for root too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_t24_a_disk_that_takes_nothing_is_503_and_comes_back() {
+    let running = Running::start(Engine::Sqlite, "[log]\nfilter = \"off\"\n").await;
+    running.apply(&EXAMPLE.replace("client_id = \"edge-gateway\"", "client_id = \"edge-gateway\"\nclient_secret = \"gateway-secret-of-at-least-32-characters\""));
+    let http = crate::support::client();
+    let post = async |path: &str, id: &str, secret: &str, form: &[(&str, &str)]| {
+        let request = http.post(format!("{}{path}", running.url)).header("content-type", crate::support::FORM);
+        let request = request.header("authorization", crate::support::basic(id, secret));
+        Answer::of(request.body(crate::support::encode(form)).send().await.unwrap()).await
+    };
+    let token = async || post(TOKEN, "orders-sync", SECRET, &[CC]).await;
+    let revoke = async |token: &str| post(REVOKE, "orders-sync", SECRET, &[("token", token)]).await;
+    let introspect = async |token: &str| {
+        post(INTROSPECT, "edge-gateway", "gateway-secret-of-at-least-32-characters", &[("token", token)]).await
+    };
+    let text = |answer: Answer| answer.json["access_token"].as_str().unwrap().to_owned();
+    let limit = |bytes: &str| {
+        let mut set = std::process::Command::new("prlimit");
+        let set = set.args([format!("--pid={}", running.id()), format!("--fsize={bytes}:unlimited")]).status();
+        assert!(set.is_ok_and(|set| set.success()), "prlimit (util-linux) is needed");
+    };
+    let (dead, kept) = (text(token().await), text(token().await));
+    assert_eq!(revoke(&dead).await.status, 200);
+    limit("0");
+    assert_unavailable(&revoke(&kept).await);
+    until("tokens are refused", async || token().await.status == 503).await;
+    for _ in 0..3 {
+        assert_unavailable(&token().await);
+        assert_unavailable(&introspect(&kept).await);
+        assert_unavailable(&revoke(&kept).await);
+        assert_eq!(http.get(format!("{}/.well-known/jwks.json", running.url)).send().await.unwrap().status(), 200);
+        assert_eq!(http.get(format!("{}/health/ready", running.management)).send().await.unwrap().status(), 503);
+    }
+    limit("unlimited");
+    until("tokens again", async || token().await.status == 200).await;
+    assert_eq!(introspect(&dead).await.json["active"], false, "what was acknowledged holds");
+    until("revoking again", async || revoke(&kept).await.status == 200).await;
+    assert_eq!(introspect(&kept).await.json["active"], false);
+    let mut conn = sqlx::SqliteConnection::connect(running.database()).await.unwrap();
+    let (found,): (String,) = sqlx::query_as("PRAGMA integrity_check").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(found, "ok");
 }

@@ -9,6 +9,7 @@ mod degraded;
 mod edge;
 mod fuzz;
 mod introspection;
+mod leakage;
 mod metadata;
 mod revocation;
 mod tls;

@@ -17,13 +17,13 @@ use tokio_rustls::client::TlsStream;
 use crate::support::{Answer, EXAMPLE, Engine, FORM, SECRET, Server, TOKEN, basic, encode, free_port, part};
 
 /// A self-signed certificate for localhost with its key.
-struct Made {
-    pem: String,
-    key: String,
-    der: CertificateDer<'static>,
+pub struct Made {
+    pub pem: String,
+    pub key: String,
+    pub der: CertificateDer<'static>,
 }
 
-fn made(serial: u64) -> Made {
+pub fn made(serial: u64) -> Made {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
     params.serial_number = Some(SerialNumber::from(serial));
