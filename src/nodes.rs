@@ -144,8 +144,7 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
     let mut renewed_at = services.clock.monotonic();
     while !stop.is_cancelled() {
         if !sqlite && bell.is_none() {
-            bell =
-                services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
+            bell = listener(&services).await;
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -160,7 +159,8 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
             Err(cause) => {
                 tracing::error!(%cause, "the change feed cannot be followed");
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                // The connection may be the trouble.
+                // The connection may be the trouble, and the doorbell's with it.
+                bell = None;
                 if let Ok(fresh) = Follower::new(&services.db).await {
                     follower = fresh;
                 }
@@ -170,6 +170,13 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
     services.node.counted_until.store(0, Ordering::Release);
     let id = services.node.id;
     let _ = services.db.write(move |tx| Box::pin(async move { nodes::remove(tx, id).await })).await;
+}
+
+/// Without a doorbell the poll tells all, a little later. The lease does not wait for it.
+async fn listener(services: &Services) -> Option<PgListener> {
+    let connected = tokio::time::timeout(RENEW, services.db.listener()).await;
+    let connected = connected.unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer in time".into())));
+    connected.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten()
 }
 
 async fn ring(bell: Option<&mut PgListener>) -> bool {

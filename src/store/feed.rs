@@ -1,7 +1,7 @@
 //! The change feed: what changed, in the order of commits, for every node to follow.
 
 use sqlx::FromRow;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Executor, Row};
 
 use super::conn::{On, execute, fetch, queries};
@@ -137,13 +137,15 @@ impl Follower {
 }
 
 impl Db {
-    /// PostgreSQL's doorbell of other nodes' changes; `None` on SQLite.
+    /// PostgreSQL's doorbell of other nodes' changes; `None` on SQLite. It has a connection of its own, beside the
+    /// pool: one that falls silent keeps no place there.
     ///
     /// # Errors
     /// When the listener cannot connect.
     pub async fn listener(&self) -> Result<Option<PgListener>, StoreError> {
         let Engine::Postgres(pool) = &self.engine else { return Ok(None) };
-        let mut listener = PgListener::connect_with(pool).await?;
+        let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(pool.connect_options().as_ref().clone());
+        let mut listener = PgListener::connect_with(&own).await?;
         listener.listen(CHANNEL).await?;
         Ok(Some(listener))
     }

@@ -262,10 +262,17 @@ fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> 
         ("lock_timeout", milliseconds.as_str()),
         ("idle_in_transaction_session_timeout", "15000"),
     ]);
+    let deadline = options.deadline;
     let pool = PgPoolOptions::new()
         .max_connections(options.max_connections)
-        .acquire_timeout(options.deadline)
+        .acquire_timeout(deadline)
         .test_before_acquire(false)
+        // A connection whose other end fell silent would wait for its answer until TCP gives up, a quarter of an hour,
+        // and its place in the pool with it.
+        .after_release(move |conn, _| {
+            let alive = tokio::time::timeout(deadline, sqlx::Connection::ping(conn));
+            Box::pin(async move { alive.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true) })
+        })
         .connect_lazy_with(connect);
     Ok(pool)
 }

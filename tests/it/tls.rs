@@ -193,32 +193,55 @@ async fn a_certificate_that_changes_is_shown_to_new_connections_and_a_broken_one
     assert!(request(&mut open).await.starts_with("HTTP/1.1 200"), "an open connection goes on");
 }
 
-/// A `ClientHello` of at most `version`, without the extension that could offer more.
-fn hello(version: u8) -> Vec<u8> {
+/// A `ClientHello` of at most `version`, with these extensions.
+fn hello(version: u8, extensions: &[u8]) -> Vec<u8> {
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
     let suites = [0xc0, 0x13, 0xc0, 0x14, 0xc0, 0x2f, 0xc0, 0x2b, 0x00, 0x2f, 0x00, 0x35];
     let mut body = vec![3, version];
     body.extend([7; 32]);
-    body.extend([0, 0, u8::try_from(suites.len()).unwrap()]);
+    body.extend([0, 0, length(&suites)]);
     body.extend(suites);
     body.extend([1, 0]);
-    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
+    if !extensions.is_empty() {
+        body.extend([0, length(extensions)]);
+        body.extend(extensions);
+    }
     let handshake = [&[1, 0, 0, length(&body)], body.as_slice()].concat();
     [&[0x16, 3, 1, 0, length(&handshake)], handshake.as_slice()].concat()
 }
 
-/// RFC 9325 §3.1.1: the alert is `protocol_version` (70), fatal (2).
+/// What the server says to it before it closes the connection.
+async fn said_to(secured: &Secured, hello: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", secured.port)).await.unwrap();
+    stream.write_all(hello).await.unwrap();
+    let (mut answer, mut read) = (Vec::new(), 1);
+    while read > 0 {
+        let more = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut answer)).await;
+        read = more.expect("the connection stays open").unwrap_or(0);
+    }
+    answer
+}
+
+/// RFC 9325 §3.1.1. The alert is fatal (2): `protocol_version` (70), or `handshake_failure` (40) when the hello lacks
+/// what TLS 1.2 demands, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rfc9325_3_1_1_tls_1_1_and_older_are_refused() {
     let certificate = made(1);
     let secured = Secured::start(&certificate, true).await;
+    // signature_algorithms: ecdsa_secp256r1_sha256; supported_groups: secp256r1; ec_point_formats: uncompressed.
+    let extensions = [0, 13, 0, 4, 0, 2, 4, 3, 0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0];
     for version in [0, 1, 2] {
-        let mut stream = TcpStream::connect(("127.0.0.1", secured.port)).await.unwrap();
-        stream.write_all(&hello(version)).await.unwrap();
-        let mut answer = Vec::new();
-        let read = stream.read_to_end(&mut answer);
-        tokio::time::timeout(Duration::from_secs(20), read).await.expect("the connection stays open").unwrap();
+        let answer = said_to(&secured, &hello(version, &extensions)).await;
         assert_eq!((answer.first(), &answer[5..]), (Some(&0x15), &[2, 70][..]), "3.{version}: {answer:?}");
+        let answer = said_to(&secured, &hello(version, &[])).await;
+        assert!(answer.first() == Some(&0x15) && answer[5] == 2 && [40, 70].contains(&answer[6]), "{answer:?}");
     }
+    // The same hello with TLS 1.2 in it is taken: the server answers with a handshake (22).
+    let mut stream = TcpStream::connect(("127.0.0.1", secured.port)).await.unwrap();
+    stream.write_all(&hello(3, &extensions)).await.unwrap();
+    let mut first = [0];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(first, [22]);
     assert_eq!(secured.connect(&[&certificate]).await.1, certificate.der);
 }
 
