@@ -375,6 +375,7 @@ async fn good_token(running: &Running, auth: &str, scope: &str) -> (u16, Value) 
     let form = encode(&[("grant_type", "client_credentials"), ("scope", scope)]);
     let request = request(&format!("POST {TOKEN}"), &[("Content-Type", FORM), ("Authorization", auth)], &form);
     let reply: Reply = Wire::new(&running.url).ask(&request).await.unwrap();
+    if reply.status != 200 { eprintln!("{}", reply.text()); }
     (reply.status, reply.json())
 }
 
@@ -475,6 +476,7 @@ both! {
             ] {
                 let reply = Wire::new(&running.url).ask(&asked).await.unwrap();
                 failed += i32::from(reply.status >= 500);
+                eprintln!("{table} {}", reply.text());
                 assert_none(&canaries, "a failure", reply.text().as_bytes());
             }
             assert!(failed > 0, "{table} is not missed");
