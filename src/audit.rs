@@ -21,6 +21,8 @@ use crate::wire::vocabulary;
 const HOUR: Micros = 3600 * SECOND;
 /// Refusals that get a row of their own, per second; all are counted.
 const SAMPLES: i64 = 10;
+/// Counters of one transaction.
+const CHUNK: usize = 500;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
 const MOST_COUNTERS: usize = 100_000;
 
@@ -245,24 +247,60 @@ impl Audit {
         }
     }
 
-    /// Writes what has gathered. What could not be written waits for the next time.
+    /// Writes what has gathered, in small transactions. What could not be written waits for the next time.
     ///
     /// # Errors
     /// When the database does not take it.
     pub async fn flush(&self, db: &Db) -> Result<(), StoreError> {
         self.sampled.store(0, Ordering::Relaxed);
         let counters = std::mem::take(&mut *self.counters.lock().unwrap_or_else(PoisonError::into_inner));
-        let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
-        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        if counters.is_empty() && samples.is_empty() && used.is_empty() {
-            return Ok(());
+        let mut counters: Vec<(Counter, i64)> = counters.into_iter().collect();
+        let mut outcome = Ok(());
+        while !counters.is_empty() && outcome.is_ok() {
+            let chunk = counters.split_off(counters.len().saturating_sub(CHUNK));
+            outcome = self.write_counters(db, chunk).await;
         }
-        let waiting = counters.clone();
+        self.put_back(counters);
+        outcome?;
+        self.write_rest(db).await
+    }
+
+    async fn write_counters(&self, db: &Db, chunk: Vec<(Counter, i64)>) -> Result<(), StoreError> {
+        let waiting = chunk.clone();
         let written = db.write(move |tx| {
             Box::pin(async move {
-                for (counter, n) in &counters {
+                for (counter, n) in &chunk {
                     audit::count(tx, counter, *n).await?;
                 }
+                Ok(())
+            })
+        });
+        let outcome = written.await.map(drop);
+        // What may have been written is not counted twice.
+        if let Err(cause) = &outcome
+            && !matches!(cause, StoreError::Unknown(_))
+        {
+            self.put_back(waiting);
+        }
+        outcome
+    }
+
+    fn put_back(&self, waiting: Vec<(Counter, i64)>) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        for (counter, n) in waiting {
+            *counters.entry(counter).or_insert(0) += n;
+        }
+    }
+
+    /// Samples and stamps: a second's worth may be lost with the database.
+    async fn write_rest(&self, db: &Db) -> Result<(), StoreError> {
+        let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        if samples.is_empty() && used.is_empty() {
+            return Ok(());
+        }
+        let written = db.write(move |tx| {
+            Box::pin(async move {
                 for sample in &samples {
                     let id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
                     audit::add(tx, id, sample).await?;
@@ -273,17 +311,6 @@ impl Audit {
                 Ok(())
             })
         });
-        match written.await {
-            Ok(_) => Ok(()),
-            // An unknown outcome is not counted twice.
-            Err(cause @ StoreError::Unknown(_)) => Err(cause),
-            Err(cause) => {
-                let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-                for (counter, n) in waiting {
-                    *counters.entry(counter).or_insert(0) += n;
-                }
-                Err(cause)
-            }
-        }
+        written.await.map(drop)
     }
 }

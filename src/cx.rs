@@ -71,6 +71,12 @@ impl<'s> Cx<'s> {
     pub fn new(services: &'s Services, peer: IpAddr, request_id: Arc<str>) -> Self {
         Self { services, now: services.clock.now(), peer, request_id }
     }
+
+    /// The same request, at this moment.
+    #[must_use]
+    pub fn later(self) -> Self {
+        Self { now: self.services.clock.now(), ..self }
+    }
 }
 
 impl Deref for Cx<'_> {

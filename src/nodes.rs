@@ -6,7 +6,7 @@
 //! row holds an unexpired lease without having applied it. A node whose row the waiter did not see writes it
 //! after the commit, so its read of the feed meets the change before it answers from memory again.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct Node {
     applied: watch::Sender<i64>,
     /// The oldest unapplied change is from this time; 0 when none is known.
     behind_since: AtomicI64,
+    skewed: AtomicBool,
+    draining: AtomicBool,
     lock: OnceLock<Lock>,
 }
 
@@ -59,6 +61,8 @@ impl Node {
             counted_until: AtomicI64::new(0),
             applied: watch::Sender::new(-1),
             behind_since: AtomicI64::new(0),
+            skewed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             lock: OnceLock::new(),
         })
     }
@@ -77,6 +81,16 @@ impl Node {
             return Ok(());
         }
         Err(Error::unavailable("This node is cut off from its database; try again.", 2))
+    }
+
+    /// From here on this node only finishes what it has begun.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// The last change of the feed that this node acts on.
@@ -111,15 +125,36 @@ pub enum StartError {
     Store(#[from] StoreError),
 }
 
+/// Makes sure that this is the only server on a SQLite file; on PostgreSQL there may be many. First of all, before
+/// anything is written.
+///
+/// # Errors
+/// [`StartError::Taken`], [`StartError::Lock`].
+pub async fn lock(services: &Services) -> Result<(), StartError> {
+    let Some(path) = services.db.sqlite_path() else { return Ok(()) };
+    // A command may hold it for a moment, to see whether a server runs.
+    for _ in 0..10 {
+        if let Some(lock) = Lock::serving(path).map_err(StartError::Lock)? {
+            let _ = services.node.lock.set(lock);
+            return Ok(());
+        }
+        tokio::time::sleep(SQLITE_POLL).await;
+    }
+    Err(StartError::Taken)
+}
+
 /// Takes the first lease and reads everything into memory; then [`follow`] keeps it so.
 ///
 /// # Errors
-/// When another server has the SQLite file, or the database cannot be read.
+/// When the database cannot be read in time.
 pub async fn join(services: &Services) -> Result<Follower, StartError> {
+    let late = |_| Err(StoreError::Unavailable("the database did not answer in time".into()).into());
+    tokio::time::timeout(Duration::from_secs(30), join_now(services)).await.unwrap_or_else(late)
+}
+
+async fn join_now(services: &Services) -> Result<Follower, StartError> {
     let node = &services.node;
-    if let Some(path) = services.db.sqlite_path() {
-        let lock = Lock::serving(path).map_err(StartError::Lock)?.ok_or(StartError::Taken)?;
-        let _ = node.lock.set(lock);
+    if services.db.sqlite_path().is_some() {
         // Rows of servers that crashed: we hold the lock, so none of them runs.
         services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, Micros::MAX).await })).await?;
     }
@@ -128,7 +163,6 @@ pub async fn join(services: &Services) -> Result<Follower, StartError> {
     renew(services).await?;
     let head = feed::head(follower.conn()).await?;
     reload(services, &mut follower).await?;
-    follower.stirred().await?;
     node.applied.send_replace(head);
     catch_up(services, &mut follower).await?;
     publish_applied(services).await?;
@@ -139,12 +173,13 @@ pub async fn join(services: &Services) -> Result<Follower, StartError> {
 /// Follows the feed and keeps the lease until `stop`; then gives the lease back.
 pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: CancellationToken) {
     let sqlite = services.db.sqlite_path().is_some();
-    let pause = if sqlite { SQLITE_POLL } else { RENEW };
+    let pause = if sqlite { SQLITE_POLL } else { RENEW / 2 };
     let mut bell = None;
     let mut renewed_at = services.clock.monotonic();
     while !stop.is_cancelled() {
         if !sqlite && bell.is_none() {
-            bell = listener(&services).await;
+            bell =
+                services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -152,15 +187,17 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
             () = services.db.doorbell() => {}
             heard = ring(bell.as_mut()) => if !heard { bell = None },
         }
-        let due = sqlite || services.clock.monotonic() - renewed_at >= micros(RENEW) * 9 / 10;
+        let started = services.clock.monotonic();
+        let due = sqlite || started - renewed_at >= micros(RENEW) * 9 / 10;
         match step(&services, &mut follower, due).await {
-            Ok(()) if due => renewed_at = services.clock.monotonic(),
+            Ok(()) if due => renewed_at = started,
             Ok(()) => {}
             Err(cause) => {
                 tracing::error!(%cause, "the change feed cannot be followed");
+                (bell, renewed_at) = (None, 0);
+                follower.forget();
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                // The connection may be the trouble, and the doorbell's with it.
-                bell = None;
+                // The connection may be the trouble.
                 if let Ok(fresh) = Follower::new(&services.db).await {
                     follower = fresh;
                 }
@@ -170,13 +207,6 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
     services.node.counted_until.store(0, Ordering::Release);
     let id = services.node.id;
     let _ = services.db.write(move |tx| Box::pin(async move { nodes::remove(tx, id).await })).await;
-}
-
-/// Without a doorbell the poll tells all, a little later. The lease does not wait for it.
-async fn listener(services: &Services) -> Option<PgListener> {
-    let connected = tokio::time::timeout(RENEW, services.db.listener()).await;
-    let connected = connected.unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer in time".into())));
-    connected.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten()
 }
 
 async fn ring(bell: Option<&mut PgListener>) -> bool {
@@ -210,12 +240,12 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the database did not answer within a lease".into())))
 }
 
-/// Sets the clock by the database's; gives the monotonic time before anything was asked.
+/// Follows the database's clock, and says so when this machine's is far from it.
 async fn follow_clock(services: &Services, follower: &mut Follower) -> Result<Micros, StoreError> {
-    let before = services.clock.monotonic();
-    match follower.database_now().await? {
-        Some(now) => services.clock.follow(now, before.midpoint(services.clock.monotonic())),
-        None => services.clock.follow_system(),
+    let before = follower.set(&services.clock).await?;
+    let (node, skewed) = (&services.node, services.clock.skew().abs() > MOST_SKEW);
+    if node.skewed.swap(skewed, Ordering::Relaxed) != skewed {
+        tracing::warn!(seconds = services.clock.skew() / SECOND, skewed, "this machine's clock and the database's");
     }
     Ok(before)
 }
@@ -242,7 +272,7 @@ async fn catch_up(services: &Services, follower: &mut Follower) -> Result<(), St
         }
         let changes = feed::since(follower.conn(), applied).await?;
         let now_applied = match (changes.first(), changes.last()) {
-            (Some(first), Some(last)) if first.seq == applied + 1 => {
+            (Some(first), Some(last)) if has_no_gap(applied, &changes) => {
                 services.node.behind_since.store(first.at, Ordering::Relaxed);
                 apply(services, follower, &changes).await?;
                 last.seq
@@ -254,6 +284,12 @@ async fn catch_up(services: &Services, follower: &mut Follower) -> Result<(), St
         };
         services.node.applied.send_replace(now_applied);
     }
+}
+
+/// Numbers are given without gaps, so where one is missing it was swept.
+fn has_no_gap(applied: i64, changes: &[Change]) -> bool {
+    let mut last = applied;
+    changes.iter().all(|change| std::mem::replace(&mut last, change.seq) + 1 >= change.seq)
 }
 
 async fn apply(services: &Services, follower: &mut Follower, changes: &[Change]) -> Result<(), StoreError> {

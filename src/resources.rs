@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::metadata::{Invalid, check_identifier, check_lifetime, check_text};
-use crate::store::{Conn, StoreError, resources};
-use crate::wire::{Algorithm, ManagedBy, Scope, TokenFormat};
+use crate::store::resources::{self, ResourceRow};
+use crate::store::{Conn, StoreError};
+use crate::wire::{Algorithm, ManagedBy, Scope, TokenFormat, from_row};
 
 /// What a resource asks of its tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,17 @@ pub struct Resource {
     pub managed_by: ManagedBy,
 }
 
+impl Resource {
+    fn from_row(row: &ResourceRow, scopes: BTreeMap<String, String>) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            identifier: row.identifier.clone(),
+            settings: from_row(&row.settings)?,
+            scopes,
+            managed_by: row.managed_by.parse().map_err(serde::de::Error::custom)?,
+        })
+    }
+}
+
 /// All resources, as of one moment.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -75,7 +87,7 @@ impl Catalog {
     /// Reads all of them.
     ///
     /// # Errors
-    /// When the database cannot be read or holds what this binary does not understand.
+    /// When the database cannot be read.
     pub async fn load(conn: &mut Conn) -> Result<Self, StoreError> {
         let (rows, scopes) = resources::list(conn).await?;
         let mut words: HashMap<String, BTreeMap<String, String>> = HashMap::new();
@@ -84,14 +96,14 @@ impl Catalog {
         }
         let mut catalog = Self::default();
         for row in rows {
-            let unfit =
-                |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("resource {}: {cause}", row.identifier));
-            let resource = Arc::new(Resource {
-                settings: serde_json::from_str(&row.settings).map_err(|cause| unfit(&cause))?,
-                scopes: words.remove(&row.identifier).unwrap_or_default(),
-                managed_by: row.managed_by.parse().map_err(|cause| unfit(&cause))?,
-                identifier: row.identifier.clone(),
-            });
+            let resource = match Resource::from_row(&row, words.remove(&row.identifier).unwrap_or_default()) {
+                Ok(resource) => Arc::new(resource),
+                // One row that this binary does not understand must not take the others with it.
+                Err(cause) => {
+                    tracing::error!(resource = %row.identifier, %cause, "a resource cannot be read; it gets no tokens");
+                    continue;
+                }
+            };
             for scope in resource.scopes.keys() {
                 catalog.by_scope.insert(scope.clone(), resource.clone());
             }

@@ -18,11 +18,14 @@ use crate::nodes::MOST_SKEW;
 
 /// What `/health/ready` answers.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of the answer")]
 pub struct Health {
     /// Whether this node answers token requests.
     pub ready: bool,
     /// Whether the database was read within a lease.
     pub lease: bool,
+    /// Whether it is about to stop: balancers send it no more.
+    pub draining: bool,
     /// Whether the wall clock agrees with the database's within 5 s.
     pub clock: bool,
 }
@@ -31,7 +34,8 @@ impl Health {
     fn of(services: &Services) -> Self {
         let lease = services.node.lease_remaining() > 0;
         let clock = services.clock.skew().abs() <= MOST_SKEW;
-        Self { ready: lease && clock, lease, clock }
+        let draining = services.node.is_draining();
+        Self { ready: lease && clock && !draining, lease, draining, clock }
     }
 }
 

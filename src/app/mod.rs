@@ -20,10 +20,10 @@ use crate::clients::secret::{HashSettings, SecretHasher};
 use crate::clients::{Registry, RemoteKeys};
 use crate::config::Config;
 use crate::cx::Services;
+use crate::http::Limits;
 use crate::http::layers::{Edge, EdgeSettings};
 use crate::http::listen::{self, ListenError, Server};
 use crate::http::tls::{Acceptor, TlsError};
-use crate::http::Limits;
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
 use crate::keys::{KeySettings, Keys};
@@ -119,8 +119,13 @@ impl App {
             eddsa_name: config.keys.eddsa_name,
         };
         let services = Arc::new(services(config, opened, metrics.clone())?);
-        for algorithm in services.keys.ensure(&services.db, &keys).await? {
-            tracing::info!(%algorithm, "made a signing key");
+        nodes::lock(&services).await?;
+        for made in services.keys.ensure(&services.db, &keys).await? {
+            tracing::info!(algorithm = %made.value, "made a signing key");
+            // Nodes that run already know the key before it signs.
+            if let Some(seq) = made.seq {
+                nodes::acted_on_elsewhere(&services.db, &services.clock, seq).await?;
+            }
         }
         let follower = nodes::join(&services).await?;
 
@@ -201,6 +206,7 @@ impl App {
         }
         serving.close();
         stop.cancelled().await;
+        self.services.node.drain();
         serving.wait().await;
         self.finish.cancel();
         self.jobs.close();

@@ -12,6 +12,7 @@ use super::StartError;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl, MasterKeySource};
 use crate::keys::MasterKey;
+use crate::store::feed::Follower;
 use crate::store::{Db, Location, Options, meta};
 
 /// The key of the fact by which a database knows its master key.
@@ -61,6 +62,8 @@ pub async fn open(config: &Config, clock: Clock, patient: bool) -> Result<Opened
         tracing::warn!("waiting: {}", StartError::NotMigrated);
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+    // Leases are judged by the database's clock, by commands too.
+    Follower::new(&db).await?.set(&clock).await?;
     let sealed = db.read(|conn| Box::pin(meta::get(conn, CHECK))).await?;
     let master = master_key(config, sealed.is_some(), &mut notes)?;
     let check = BASE64_URL_SAFE_NO_PAD.encode(master.check_value());
@@ -86,10 +89,8 @@ fn master_key(config: &Config, sealed: bool, notes: &mut Vec<String>) -> Result<
         MasterKeySource::Made(path) => {
             let failed = |cause| StartError::MasterKeyFile(path.clone(), cause);
             let key = MasterKey::generate().map_err(|cause| StartError::Internal(cause.into()))?;
-            let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            match file {
-                Ok(mut file) => {
-                    writeln!(file, "{}", key.to_text().expose()).and_then(|()| file.sync_all()).map_err(failed)?;
+            match place(&path, &key) {
+                Ok(()) => {
                     notes.push(format!("made the master key file {}: keep a copy in a safe place", path.display()));
                     Ok(key)
                 }
@@ -99,6 +100,17 @@ fn master_key(config: &Config, sealed: bool, notes: &mut Vec<String>) -> Result<
             }
         }
     }
+}
+
+/// Puts the file there whole, with its content on the disk, or not at all; never over another.
+fn place(path: &Path, key: &MasterKey) -> std::io::Result<()> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let placed = writeln!(file, "{}", key.to_text().expose())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::hard_link(&beside, path));
+    std::fs::remove_file(&beside)?;
+    placed
 }
 
 fn read(path: &Path) -> Result<MasterKey, StartError> {

@@ -13,6 +13,8 @@ use crate::store::clients::NewCredential;
 use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
 use crate::wire::CredentialKind;
 
+/// Longer than any node goes on by what it knew (nodes.rs).
+const LEASE_BOUND: Micros = 5 * SECOND;
 /// No token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
 const LONGEST_LIFETIME: Micros = 86_400 * SECOND;
 
@@ -159,8 +161,9 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
     if state::is_as_of(tx, head).await? { Ok(()) } else { Err(changed()) }
 }
 
-/// Kills every token that the client holds: enabling or making it again does not bring them back.
+/// Kills every token that the client holds, and those that nodes mint until they have heard of it, which their lease
+/// bounds: enabling the client or making it again does not bring them back.
 async fn revoke_tokens(tx: &mut Tx, client_id: &str) -> Result<(), StoreError> {
-    let expires_at = tx.now() + LONGEST_LIFETIME;
-    revocations::add(tx, revocations::Kind::Client, client_id, expires_at).await
+    let (not_before, expires_at) = (tx.now() + LEASE_BOUND, tx.now() + LONGEST_LIFETIME);
+    revocations::add(tx, revocations::Kind::Client, client_id, not_before, expires_at).await
 }

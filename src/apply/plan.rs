@@ -148,7 +148,7 @@ fn shown(value: Option<&String>) -> String {
 /// [`Failed::Problems`] with everything that is wrong with the file; [`Failed::Store`] when the database cannot be
 /// read.
 pub async fn plan(db: &Db, file: &ApplyFile, options: &Options<'_>, hasher: &SecretHasher) -> Result<Plan, Failed> {
-    let before = State::load(&mut db.reader().await?).await?;
+    let before = db.read(|conn| Box::pin(State::load(conn))).await?;
     let after = check::all(file, &before, options).map_err(Failed::Problems)?;
     let mut changes = Vec::new();
     for spec in &file.resource {

@@ -29,7 +29,7 @@ impl State {
         let mut known = BTreeMap::new();
         for (row, credentials) in clients::list(conn).await? {
             let unfit = |cause| StoreError::Unfit(format!("client {}: {cause}", row.client_id));
-            let metadata = serde_json::from_str(&row.metadata).map_err(unfit)?;
+            let metadata = crate::wire::from_row(&row.metadata).map_err(unfit)?;
             known.insert(row.client_id.clone(), StoredClient { row, metadata, credentials });
         }
         Ok(Self { resources, clients: known, head })

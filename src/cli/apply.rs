@@ -1,3 +1,5 @@
+//! `sealwright apply`: plan, tell, commit, wait for the running servers.
+
 use std::fs::read_to_string;
 use std::path::PathBuf;
 
@@ -8,7 +10,7 @@ use super::issuer::stdin;
 use super::output::{Failure, give, give_json, say};
 use super::source::Source;
 use crate::app;
-use crate::apply::{self, Applied, Change, Format, Generated, Options};
+use crate::apply::{self, Action, Applied, Change, Format, Generated, Options};
 use crate::clients::secret::SecretHasher;
 use crate::clock::Clock;
 use crate::nodes;
@@ -128,7 +130,11 @@ fn print(generated: &[Generated], changes: &[serde_json::Value], json: bool) -> 
 
 fn summary(changes: &[Change]) -> String {
     let count = |action| changes.iter().filter(|change| change.action == action).count();
-    let [made, changed, removed, same] =
-        [apply::Action::Create, apply::Action::Change, apply::Action::Remove, apply::Action::Unchanged].map(count);
-    format!("Applied: {made} made, {changed} changed, {removed} removed, {same} as they were.")
+    format!(
+        "Applied: {} made, {} changed, {} removed, {} as before.",
+        count(Action::Create),
+        count(Action::Change),
+        count(Action::Remove),
+        count(Action::Unchanged)
+    )
 }

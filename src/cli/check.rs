@@ -1,3 +1,5 @@
+//! `sealwright check`: what `serve` would refuse, and what it would do.
+
 use super::output::{Failure, give};
 use super::source::Source;
 

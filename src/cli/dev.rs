@@ -13,11 +13,13 @@ use crate::clients::secret::digest_to_text;
 use crate::config::{
     Config, DatabaseUrl, Errors, Issuer, LogFormat, Mode, Origin, Problem, environment, listen_addresses,
 };
+use crate::cx::Services;
+use crate::nodes;
 use crate::resources::ResourceSettings;
 use crate::secret::{NoRandomness, Prefix, Secret, random};
 use crate::store::clients::{ClientRow, CredentialRow, NewCredential};
 use crate::store::resources::ResourceRow;
-use crate::store::{Db, StoreError, Tx, clients, resources};
+use crate::store::{StoreError, Tx, clients, resources};
 use crate::wire::{CredentialKind, GrantType, ManagedBy};
 
 /// Where the data is.
@@ -167,14 +169,14 @@ fn write(path: &Path, file: &DevFile) -> io::Result<()> {
 }
 
 /// Brings the demo data and dev.json together. Whichever of the two was lost is made again; what is there stays.
-pub async fn demo(db: &Db, config: &Config) -> Result<DevFile, Failure> {
+pub async fn demo(services: &Services) -> Result<DevFile, Failure> {
     let path = path("dev.json");
     let kept = read(&path)?;
     let fresh = |client_id: &str| -> Result<Credentials, NoRandomness> {
         Ok(Credentials { client_id: client_id.to_owned(), client_secret: Prefix::ClientSecret.generate()? })
     };
     let file = DevFile {
-        issuer: config.issuer.as_ref().map(ToString::to_string).unwrap_or_default(),
+        issuer: services.issuer.to_string(),
         resource: RESOURCE.to_owned(),
         client: kept.as_ref().map_or_else(|| fresh(CLIENT), |file| Ok(file.client.clone()))?,
         gateway: kept.as_ref().map_or_else(|| fresh(GATEWAY), |file| Ok(file.gateway.clone()))?,
@@ -195,7 +197,7 @@ pub async fn demo(db: &Db, config: &Config) -> Result<DevFile, Failure> {
     let settings = ResourceSettings { name: Some("Demo API".to_owned()), ..ResourceSettings::default() };
     let settings = serde_json::to_string(&settings)?;
     let wanted = [Wanted::new(&file.client, &of_client)?, Wanted::new(&file.gateway, &of_gateway)?];
-    db.write(move |tx| {
+    let saved = services.db.write(move |tx| {
         Box::pin(async move {
             resource(tx, settings).await?;
             for wanted in wanted {
@@ -203,8 +205,10 @@ pub async fn demo(db: &Db, config: &Config) -> Result<DevFile, Failure> {
             }
             Ok(())
         })
-    })
-    .await?;
+    });
+    if let Some(seq) = saved.await?.seq {
+        nodes::acted_on(services, seq).await?;
+    }
     // After the database: a secret in the file always works.
     write(&path, &file).map_err(|cause| Failure::failed(format!("cannot write {}: {cause}", path.display())))?;
     Ok(file)
@@ -245,23 +249,19 @@ impl Wanted {
     /// Adds the client if it is missing, and its secret if that would not be accepted.
     async fn save(self, tx: &mut Tx) -> Result<(), StoreError> {
         let Self { client_id, metadata, secret } = self;
-        let credentials = match clients::find(tx, &client_id).await? {
-            Some((_, credentials)) => credentials,
-            None => {
-                let now = tx.now();
-                let managed_by = ManagedBy::System.to_string();
-                let row = ClientRow {
-                    client_id: client_id.clone(),
-                    metadata,
-                    disabled: false,
-                    managed_by,
-                    created_at: now,
-                    updated_at: now,
-                };
-                clients::save(tx, &row, &[]).await?;
-                Vec::new()
-            }
-        };
+        let found = clients::find(tx, &client_id).await?;
+        if found.is_none() {
+            let row = ClientRow {
+                client_id: client_id.clone(),
+                metadata,
+                disabled: false,
+                managed_by: ManagedBy::System.to_string(),
+                created_at: tx.now(),
+                updated_at: tx.now(),
+            };
+            clients::save(tx, &row, &[]).await?;
+        }
+        let credentials = found.map(|(_, credentials)| credentials).unwrap_or_default();
         let works =
             |known: &CredentialRow| known.value == secret.value && known.expires_at.is_none_or(|end| tx.now() < end);
         if credentials.iter().any(works) {

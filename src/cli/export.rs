@@ -1,3 +1,5 @@
+//! `sealwright export`: the opposite of `apply`.
+
 use super::database;
 use super::output::{Failure, give};
 use super::source::Source;

@@ -1,3 +1,5 @@
+//! `sealwright healthcheck`: one request to the management listener.
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;

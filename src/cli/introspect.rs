@@ -1,3 +1,5 @@
+//! `sealwright introspect`: RFC 7662, as any gateway would.
+
 use super::issuer::{Demo, Peer, stdin};
 use super::output::{Failure, give_json};
 

@@ -17,13 +17,13 @@ use crate::secret::Secret;
 /// Whom to ask, and as whom.
 #[derive(clap::Args)]
 pub struct Peer {
-    /// The issuer's URL, as it stands in `iss` [env: SEALWRIGHT_ISSUER]
+    /// The issuer's URL, as it stands in `iss` [env: `SEALWRIGHT_ISSUER`]
     #[arg(long, value_name = "URL", conflicts_with = "dev")]
     issuer: Option<String>,
-    /// Who we are [env: SEALWRIGHT_CLIENT_ID]
+    /// Who we are [env: `SEALWRIGHT_CLIENT_ID`]
     #[arg(long, value_name = "ID", conflicts_with = "dev")]
     client_id: Option<String>,
-    /// The file that holds the client's secret, or - for stdin [env: SEALWRIGHT_CLIENT_SECRET, the secret itself]
+    /// The file that holds the client's secret, or - for stdin [env: `SEALWRIGHT_CLIENT_SECRET`, the secret itself]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     client_secret_file: Option<PathBuf>,
     /// Use the issuer and the demo clients of `serve --dev` in this folder

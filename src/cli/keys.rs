@@ -1,3 +1,5 @@
+//! `sealwright keys`: the signing keys of the database.
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -1,3 +1,5 @@
+//! `sealwright migrate`: the schema, and nothing else.
+
 use super::database;
 use super::output::{Failure, say};
 use super::source::Source;

@@ -1,3 +1,5 @@
+//! `sealwright serve`: the server, and the signals that it obeys.
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -65,8 +67,9 @@ async fn start(config: &Config, dev: bool) -> Result<App, Failure> {
     }
     let opened = app::open(config, Clock::system(), true).await?;
     opened.notes.iter().for_each(|note| tell(dev, note));
-    let demo = if dev { Some(dev::demo(&opened.db, config).await?) } else { None };
     let app = App::start(config, opened).await?;
+    // Only now is it certain that this is the one server of the folder, which others find by dev.json.
+    let demo = if dev { Some(dev::demo(app.services()).await?) } else { None };
     let issuer = config.issuer.as_ref().map(ToString::to_string).unwrap_or_default();
     let listening = app.addresses().into_iter().map(|(listener, address)| format!("{listener} {address}"));
     let listening = listening.collect::<Vec<_>>().join(", ");

@@ -12,7 +12,7 @@ const HERE: &str = "sealwright.toml";
 
 #[derive(clap::Args)]
 pub struct Source {
-    /// The configuration file. Without it: the one that SEALWRIGHT_CONFIG names, or sealwright.toml if this folder has
+    /// The configuration file. Without it: the one that `SEALWRIGHT_CONFIG` names, or sealwright.toml if this folder has
     /// one, or the environment alone
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     config: Option<PathBuf>,

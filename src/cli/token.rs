@@ -1,3 +1,5 @@
+//! `sealwright token`: client credentials, as any client would.
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
@@ -55,23 +57,20 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn show(token: &str, answer: &Value) -> Result<(), Failure> {
-    match decoded(token) {
-        Some((header, claims)) => {
-            for (what, part) in [("header", &header), ("claims", &claims)] {
-                let text = json(part)?;
-                say(format_args!("{what}:"));
-                text.lines().for_each(say);
-            }
-            if let Some(exp) = claims.get("exp").and_then(Value::as_i64) {
-                say(expiry(exp, Clock::system().now()));
-            }
+    let Some((header, claims)) = decoded(token) else {
+        say("an opaque token; `sealwright introspect` says what it is");
+        if let Some(seconds) = answer.get("expires_in").and_then(Value::as_i64) {
+            say(format_args!("expires in {}", in_words(seconds)));
         }
-        None => {
-            say("an opaque token; `sealwright introspect` says what it is");
-            if let Some(seconds) = answer.get("expires_in").and_then(Value::as_i64) {
-                say(format_args!("expires in {}", in_words(seconds)));
-            }
-        }
+        return Ok(());
+    };
+    for (what, part) in [("header", &header), ("claims", &claims)] {
+        let text = json(part)?;
+        say(format_args!("{what}:"));
+        text.lines().for_each(say);
+    }
+    if let Some(exp) = claims.get("exp").and_then(Value::as_i64) {
+        say(expiry(exp, Clock::system().now()));
     }
     Ok(())
 }

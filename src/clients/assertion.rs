@@ -8,7 +8,7 @@ use super::{Client, Proof};
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Error, Result};
-use crate::keys::{Jws, PublicJwk};
+use crate::keys::{Jws, PublicJwk, json};
 use crate::wire::{Algorithm, AssertionAudience, AuthMethod};
 
 const LONGEST: usize = 16 * 1024;
@@ -27,18 +27,27 @@ struct Claims {
     sub: String,
     aud: String,
     exp: f64,
+    #[serde(default, deserialize_with = "json::present")]
     nbf: Option<f64>,
+    #[serde(default, deserialize_with = "json::present")]
     iat: Option<f64>,
     jti: String,
 }
 
+/// The use of an assertion that is good in everything else, not yet burnt.
+#[must_use = "an assertion that is not burnt can be used again"]
+pub struct Use {
+    jti: String,
+    forget_at: Micros,
+}
+
 /// The client that made `assertion`, which names it by `sub`; a `client_id` beside it must agree.
-/// The order counts: the signature before anything is believed, the `jti` burnt last, so that a refused assertion
-/// burns nothing.
+/// The order counts: the signature before anything is believed; and the use is burnt by the caller after all other
+/// checks, so that a refused assertion burns nothing.
 ///
 /// # Errors
 /// `invalid_client`. Before the signature fits the text says nothing; after it, what is wrong.
-pub async fn verify(cx: &Cx<'_>, client_id: Option<&str>, assertion: &str) -> Result<Arc<Client>> {
+pub async fn verify(cx: &Cx<'_>, client_id: Option<&str>, assertion: &str) -> Result<(Arc<Client>, Use)> {
     let jws = Jws::parse(assertion, LONGEST).map_err(|cause| Error::invalid_client().because(cause))?;
     let claims: Claims = jws.claims().map_err(|cause| Error::invalid_client().because(cause))?;
     if client_id.is_some_and(|named| named != claims.sub) {
@@ -50,10 +59,18 @@ pub async fn verify(cx: &Cx<'_>, client_id: Option<&str>, assertion: &str) -> Re
     signed_by(cx, &client, &jws).await?;
     check_typ(&client, &jws)?;
     let forget_at = check_claims(cx, &client, &claims)?;
-    if !cx.replay.client_assertion(&client.client_id, &claims.jti, forget_at).await? {
-        return Err(refused("the jti was used before"));
+    Ok((client, Use { jti: claims.jti, forget_at }))
+}
+
+impl Use {
+    /// Burns it, durably.
+    ///
+    /// # Errors
+    /// `invalid_client` when it was burnt before; 503 when the database does not answer.
+    pub async fn burn(self, cx: &Cx<'_>, client: &Client) -> Result<()> {
+        let first = cx.replay.client_assertion(&client.client_id, &self.jti, self.forget_at).await?;
+        if first { Ok(()) } else { Err(refused("the jti was used before")) }
     }
-    Ok(client)
 }
 
 fn refused(why: &'static str) -> Error {

@@ -42,10 +42,13 @@ pub fn named(authorization: Option<&str>, form: &Form) -> Option<String> {
 /// that does not prove; after a proof the text may say what is wrong with the client. 503 when the database or the
 /// pool for Argon2id cannot answer.
 pub async fn authenticate(cx: &Cx<'_>, authorization: Option<&str>, form: &Form) -> Result<Arc<Client>> {
+    let mut single_use = None;
     let (client, method) = match presented(authorization, form)? {
         Presented::Secret { method, client_id, secret } => (by_secret(cx, &client_id, &secret).await?, method),
         Presented::Assertion { client_id, assertion } => {
-            (assertion::verify(cx, client_id, assertion).await?, AuthMethod::PrivateKeyJwt)
+            let (client, proof) = assertion::verify(cx, client_id, assertion).await?;
+            single_use = Some(proof);
+            (client, AuthMethod::PrivateKeyJwt)
         }
         Presented::Public { client_id } => {
             let client = cx.clients.get(client_id).await?.filter(|client| !client.is_confidential());
@@ -59,6 +62,9 @@ pub async fn authenticate(cx: &Cx<'_>, authorization: Option<&str>, form: &Form)
     }
     if client.disabled {
         return Err(Error { detail: "This client is disabled.".into(), ..Error::invalid_client() });
+    }
+    if let Some(proof) = single_use {
+        proof.burn(cx, &client).await?;
     }
     Ok(client)
 }

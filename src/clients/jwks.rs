@@ -1,17 +1,17 @@
 //! Public keys that clients publish at their `jwks_uri`: fetched through the guarded client, cached, and fetched
 //! anew at most once per interval when a token names a key that we do not know.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Cx;
 use crate::error::{Error, Result};
-use crate::keys::{JwkSet, Jws, VerifyError};
-use crate::outbound::Outbound;
+use crate::keys::{JwkError, JwkSet, Jws, VerifyError};
+use crate::outbound::{Outbound, OutboundError};
 use crate::wire::Algorithm;
 
 /// A set is fetched anew after this long.
@@ -19,25 +19,66 @@ const FRESH: Micros = 600 * SECOND;
 /// While the client's server does not answer, its last set is believed for this long.
 const STALE: Micros = 3600 * SECOND;
 const MOST_SETS: u64 = 10_000;
+/// Fetches at one time, of all clients together: so many sockets and bodies slow servers can cost us, and no more.
+const MOST_FETCHES: usize = 32;
+/// How long a fetch waits for its place among them. Then it counts as failed, but for [`SECOND`] only.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The cache of fetched key sets.
 pub struct RemoteKeys {
     outbound: Outbound,
     interval: Micros,
-    sets: Cache<String, Arc<Mutex<Fetched>>>,
+    places: Arc<Semaphore>,
+    sets: Cache<String, Arc<Entry>>,
+}
+
+/// What is known of one address, and whose turn it is to find out more.
+#[derive(Default)]
+struct Entry {
+    known: Mutex<Known>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone, Default)]
-struct Fetched {
+struct Known {
     set: Option<Arc<JwkSet>>,
     read_at: Micros,
-    tried_at: Option<Micros>,
+    /// From when the next fetch is allowed.
+    next_at: Micros,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("too many key sets are being fetched")]
+    Busy,
+    #[error(transparent)]
+    Unreachable(#[from] OutboundError),
+    #[error(transparent)]
+    Malformed(#[from] JwkError),
+}
+
+impl Known {
+    /// The set, while it is believed.
+    fn usable(&self, now: Micros) -> Option<Arc<JwkSet>> {
+        self.set.clone().filter(|_| now - self.read_at <= STALE)
+    }
+
+    fn is_due(&self, now: Micros, refresh: bool) -> bool {
+        now >= self.next_at && (refresh || self.set.is_none() || now - self.read_at > FRESH)
+    }
+}
+
+impl Entry {
+    fn known(&self) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl RemoteKeys {
     /// An empty cache; `interval` is the least time between two fetches of one address.
     pub fn new(outbound: Outbound, interval: Duration) -> Self {
-        Self { outbound, interval: micros(interval), sets: Cache::new(MOST_SETS) }
+        let places = Arc::new(Semaphore::new(MOST_FETCHES));
+        Self { outbound, interval: micros(interval), places, sets: Cache::new(MOST_SETS) }
     }
 
     /// Checks that a key published at `uri` signed `jws` with one of the algorithms `allowed`.
@@ -45,11 +86,11 @@ impl RemoteKeys {
     /// # Errors
     /// `invalid_client`.
     pub async fn verify(&self, cx: &Cx<'_>, uri: &str, jws: &Jws<'_>, allowed: &[Algorithm]) -> Result<()> {
-        let (set, fetched_now) = self.set(cx, uri, |fetched| cx.now - fetched.read_at > FRESH).await;
+        let (set, fetched_now) = self.set(cx, uri, false).await;
         match verify(set.as_deref(), jws, allowed) {
             // An unknown kid may be a new key.
             Err(VerifyError::UnknownKey) if !fetched_now => {
-                let (set, _) = self.set(cx, uri, |_| true).await;
+                let (set, _) = self.set(cx, uri, true).await;
                 verify(set.as_deref(), jws, allowed)
             }
             outcome => outcome,
@@ -57,36 +98,49 @@ impl RemoteKeys {
         .map_err(|cause| Error::invalid_client().because(cause))
     }
 
-    /// The set at `uri`, fetched when `wanted` and not tried within the interval; and whether it was fetched now.
-    /// Requests that need the same set wait for one fetch.
-    async fn set(&self, cx: &Cx<'_>, uri: &str, wanted: impl Fn(&Fetched) -> bool) -> (Option<Arc<JwkSet>>, bool) {
+    /// The set at `uri`, and whether it was fetched now: when it is old, when there is none, or to `refresh` it, but
+    /// once per interval only. Requests that cannot go on without it wait for one fetch.
+    async fn set(&self, cx: &Cx<'_>, uri: &str, refresh: bool) -> (Option<Arc<JwkSet>>, bool) {
         let entry = self.sets.get_with_by_ref(uri, Arc::default);
-        let mut fetched = entry.lock().await;
-        let now = cx.clock.now();
-        let may = fetched.tried_at.is_none_or(|tried| now - tried >= self.interval);
-        let due = may && (fetched.set.is_none() || wanted(&fetched));
-        if due {
-            fetched.tried_at = Some(now);
-            match self.fetch(uri).await {
-                Ok(set) => {
-                    fetched.set = Some(Arc::new(set));
-                    fetched.read_at = now;
-                    cx.metrics.outbound_request("ok");
-                }
-                Err(cause) => {
-                    cx.metrics.outbound_request("failed");
-                    tracing::warn!(%cause, request_id = %cx.request_id, "a client's jwks_uri could not be read");
-                }
-            }
+        let (known, now) = (entry.known(), cx.clock.now());
+        if !known.is_due(now, refresh) {
+            return (known.usable(now), false);
         }
-        let usable = now - fetched.read_at <= STALE;
-        (fetched.set.clone().filter(|_| usable), due)
+        let turn = match (known.usable(now), entry.turn.clone().try_lock_owned()) {
+            (_, Ok(turn)) => turn,
+            (Some(set), Err(_)) if !refresh => return (Some(set), false),
+            _ => entry.turn.clone().lock_owned().await,
+        };
+        let (known, now) = (entry.known(), cx.clock.now());
+        if !known.is_due(now, refresh) {
+            return (known.usable(now), false);
+        }
+        // On its own: were it dropped with a request that goes away, anybody could begin fetches and break them off,
+        // and keep a client's keys from being read.
+        let fetch = fetch(self.outbound.clone(), self.places.clone(), uri.to_owned());
+        let (task, metrics, interval) = (entry.clone(), cx.metrics.clone(), self.interval);
+        let request_id = cx.request_id.clone();
+        let fetched = tokio::spawn(async move {
+            let outcome = fetch.await;
+            metrics.outbound_request(if outcome.is_ok() { "ok" } else { "failed" });
+            let mut known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.next_at = now + if matches!(outcome, Err(FetchError::Busy)) { SECOND } else { interval };
+            match outcome {
+                Ok(set) => (known.set, known.read_at) = (Some(Arc::new(set)), now),
+                Err(cause) => tracing::warn!(%cause, %request_id, "a client's jwks_uri could not be read"),
+            }
+            drop(turn);
+        });
+        // It does not panic; if it did, there would be no newer set.
+        let _ = fetched.await;
+        (entry.known().usable(now), true)
     }
+}
 
-    async fn fetch(&self, uri: &str) -> Result<JwkSet, Box<dyn std::error::Error + Send + Sync>> {
-        let text = self.outbound.get(uri, "application/jwk-set+json, application/json").await?;
-        Ok(JwkSet::parse(&text)?)
-    }
+async fn fetch(outbound: Outbound, places: Arc<Semaphore>, uri: String) -> Result<JwkSet, FetchError> {
+    let _place = tokio::time::timeout(PATIENCE, places.acquire()).await.map_err(|_| FetchError::Busy)?;
+    let text = outbound.get(&uri, "application/jwk-set+json, application/json").await?;
+    Ok(JwkSet::parse(&text)?)
 }
 
 fn verify(set: Option<&JwkSet>, jws: &Jws<'_>, allowed: &[Algorithm]) -> Result<(), VerifyError> {

@@ -56,7 +56,7 @@ pub struct Credential {
 /// What a credential is checked against. Public or one-way, so `Debug` may show it; it does not all the same.
 pub enum Proof {
     /// SHA-256 of a secret that we generated.
-    Generated([u8; 32]),
+    Generated(secret::Digest),
     /// A PHC string of Argon2id.
     Imported(String),
     /// A public key.
@@ -81,7 +81,7 @@ impl Proof {
 
     fn from_row(row: &CredentialRow) -> Option<Self> {
         Some(match row.kind.parse().ok()? {
-            CredentialKind::GeneratedSecret => Self::Generated(secret::digest_from_text(&row.value)?),
+            CredentialKind::GeneratedSecret => Self::Generated(secret::Digest::from_text(&row.value)?),
             CredentialKind::ImportedSecret => Self::Imported(row.value.clone()),
             CredentialKind::Jwk => Self::Jwk(Box::new(PublicJwk::parse(row.value.as_bytes()).ok()?)),
         })
@@ -121,7 +121,7 @@ impl Client {
         });
         Ok(Self {
             client_id: row.client_id.as_str().into(),
-            metadata: serde_json::from_str(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
+            metadata: crate::wire::from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
             disabled: row.disabled,
             managed_by: row.managed_by.parse().map_err(|_| unfit("managed_by"))?,
             credentials: credentials.collect::<Result<_, StoreError>>()?,

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use moka::sync::Cache;
 
 use super::Client;
+use super::metadata::check_client_id;
 use crate::store::{Conn, Db, StoreError, clients};
 
 /// Known clients take at most this much memory, roughly.
@@ -53,7 +54,8 @@ impl Registry {
         if let Some(client) = self.known.get(client_id) {
             return Ok(Some(client));
         }
-        if self.unknown.contains_key(client_id) {
+        // What cannot be a client's id costs no query and no memory, and its NUL does not reach the database.
+        if check_client_id(client_id).is_err() || self.unknown.contains_key(client_id) {
             return Ok(None);
         }
         let stripe = usize::try_from(self.stripe.hash_one(client_id) % STRIPES as u64).unwrap_or(0);

@@ -8,7 +8,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm as Variant, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use aws_lc_rs::hmac;
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
@@ -38,16 +38,37 @@ pub struct SecretHasher {
     /// A well-formed hash that nothing fits: unknown clients cost what known ones do.
     dummy: String,
     key: hmac::Key,
-    remembered: Cache<Id, [u8; 32]>,
+    remembered: Cache<Id, Digest>,
+}
+
+/// What a secret is recognised by: 32 bytes that compare in constant time and in no other way, for want of `==`.
+#[derive(Clone)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    fn of(secret: &Secret) -> Self {
+        Self(sha256(secret.expose().as_bytes()))
+    }
+
+    /// HMAC-SHA256 under `key`.
+    fn keyed(key: &hmac::Key, secret: &Secret) -> Self {
+        let mut tag = [0; 32];
+        tag.copy_from_slice(hmac::sign(key, secret.expose().as_bytes()).as_ref());
+        Self(tag)
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        equal(&self.0, &other.0)
+    }
 }
 
 /// The text that is stored for a generated secret.
 pub fn digest_to_text(secret: &Secret) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(sha256(secret.expose().as_bytes()))
-}
-
-pub(super) fn digest_from_text(text: &str) -> Option<[u8; 32]> {
-    BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+    BASE64_URL_SAFE_NO_PAD.encode(Digest::of(secret).0)
 }
 
 impl SecretHasher {
@@ -59,8 +80,10 @@ impl SecretHasher {
         let params = Params::new(settings.memory_kib, settings.iterations, 1, None)
             .map_err(|cause| Error::internal(cause.to_string()))?;
         let argon2 = Argon2::new(Variant::Argon2id, Version::V0x13, params);
-        let nothing = random::<32>()?;
-        let dummy = hash(&argon2, &nothing)?;
+        let (salt, hash) = (random::<16>()?, random::<32>()?);
+        let (salt, hash) = (BASE64_STANDARD_NO_PAD.encode(salt), BASE64_STANDARD_NO_PAD.encode(hash));
+        let HashSettings { memory_kib, iterations, .. } = settings;
+        let dummy = format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1${salt}${hash}");
         Ok(Self {
             argon2,
             permits: Arc::new(Semaphore::new(settings.concurrency)),
@@ -88,14 +111,14 @@ impl SecretHasher {
     /// 503 when too many hashes wait.
     pub async fn find<'c>(&self, presented: &Secret, credentials: &[&'c Credential]) -> Result<Option<&'c Credential>> {
         if Prefix::ClientSecret.matches(presented.expose()) {
-            let digest = sha256(presented.expose().as_bytes());
+            let digest = Digest::of(presented);
             // Every credential is compared, whichever fits.
             return Ok(credentials.iter().fold(None, |found, credential| match &credential.proof {
-                Proof::Generated(known) if equal(known, &digest) => found.or(Some(*credential)),
+                Proof::Generated(known) if known.is(&digest) => found.or(Some(*credential)),
                 _ => found,
             }));
         }
-        let tag = hmac::sign(&self.key, presented.expose().as_bytes());
+        let tag = Digest::keyed(&self.key, presented);
         let imported = || {
             credentials.iter().filter_map(|credential| match &credential.proof {
                 Proof::Imported(phc) => Some((*credential, phc)),
@@ -103,7 +126,7 @@ impl SecretHasher {
             })
         };
         for (credential, _) in imported() {
-            if self.remembered.get(&credential.id).is_some_and(|known| equal(&known, tag.as_ref())) {
+            if self.remembered.get(&credential.id).is_some_and(|known| known.is(&tag)) {
                 return Ok(Some(credential));
             }
         }
@@ -111,9 +134,7 @@ impl SecretHasher {
         for (credential, phc) in imported() {
             worked = true;
             if self.verify(presented, phc).await? {
-                let mut known = [0; 32];
-                known.copy_from_slice(tag.as_ref());
-                self.remembered.insert(credential.id, known);
+                self.remembered.insert(credential.id, tag);
                 return Ok(Some(credential));
             }
         }
@@ -147,4 +168,65 @@ fn hash(argon2: &Argon2<'_>, secret: &[u8]) -> Result<String> {
     let salt: [u8; 16] = random().map_err(|cause: NoRandomness| Error::internal(cause))?;
     let hash = argon2.hash_password_with_salt(secret, &salt).map_err(|cause| Error::internal(cause.to_string()))?;
     Ok(hash.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    /// T-48: what secrets are recognised by has no `==`, which would stop at the first difference. Each line compiles
+    /// only while its type is not `PartialEq`: with it, two implementations would fit.
+    #[test]
+    fn t48_secrets_have_no_other_comparison_than_the_constant_time_one() {
+        trait NotEq<Which> {
+            fn holds() {}
+        }
+        impl<T> NotEq<()> for T {}
+        impl<T: PartialEq> NotEq<u8> for T {}
+        <Secret as NotEq<_>>::holds();
+        <Digest as NotEq<_>>::holds();
+        <Proof as NotEq<_>>::holds();
+        <Credential as NotEq<_>>::holds();
+    }
+
+    #[test]
+    fn t48_every_byte_of_a_digest_counts() {
+        let digest = Digest::of(&Secret::new("a"));
+        assert!(digest.is(&digest.clone()));
+        for at in 0..32 {
+            let mut other = digest.clone();
+            other.0[at] ^= 1;
+            assert!(!digest.is(&other), "{at}");
+        }
+        let stored = Digest::from_text(&digest_to_text(&Secret::new("a"))).unwrap();
+        assert!(stored.is(&digest));
+        assert!(Digest::from_text("").is_none() && Digest::from_text(&"A".repeat(42)).is_none());
+    }
+
+    const LIGHT: HashSettings = HashSettings { memory_kib: 64, iterations: 1, concurrency: 1, queue: 2 };
+
+    /// T-122: what an unknown client is compared with costs as much as the real thing, and nothing fits it.
+    #[tokio::test]
+    async fn t122_the_dummy_is_a_hash_of_the_same_cost() {
+        let hasher = SecretHasher::new(LIGHT).unwrap();
+        let real = hasher.hash_imported(&Secret::new("real")).unwrap();
+        let cost = |phc: &str| phc.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(cost(&real), cost(&hasher.dummy));
+        assert!(PasswordHash::new(&hasher.dummy).is_ok());
+        assert!(!hasher.verify(&Secret::new("real"), &hasher.dummy).await.unwrap());
+        assert!(hasher.verify(&Secret::new("real"), &real).await.unwrap());
+    }
+
+    /// T-184: what does not fit into the queue is told to come again; nothing waits without bound.
+    #[tokio::test]
+    async fn t184_a_flood_of_guesses_is_bounded() {
+        let hasher = SecretHasher::new(LIGHT).unwrap();
+        let guess = Secret::new("a guess");
+        let answers = futures_util::future::join_all((0..16).map(|_| hasher.verify(&guess, &hasher.dummy))).await;
+        let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
+        assert!(!refused.is_empty() && answers.iter().any(Result::is_ok));
+        assert!(refused.iter().all(|error| error.code == Code::TemporarilyUnavailable));
+        assert_eq!(hasher.waiting.load(Ordering::Relaxed), 0);
+    }
 }

@@ -15,6 +15,8 @@ use crate::store::revocations::{self, Kind};
 /// # Errors
 /// 503 when the database does not take it, or a node has not confirmed it: then the caller tries again.
 pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
+    // Without a lease this node may not know the key of a token, and would say 200 for nothing.
+    cx.node.require_lease()?;
     let Some(found) = recognise(cx, token).await? else { return Ok(()) };
     let claims = &found.claims;
     let expires_at = claims.exp * SECOND;
@@ -24,7 +26,7 @@ pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
     let (jti, actor) = (claims.jti.clone(), Actor::client(cx, &client.client_id));
     let committed = cx.db.write(move |tx| {
         Box::pin(async move {
-            revocations::add(tx, Kind::Token, &jti, expires_at).await?;
+            revocations::add(tx, Kind::Token, &jti, tx.now(), expires_at).await?;
             audit::record(tx, &actor, &Event::TokenRevoked { object: jti }).await
         })
     });

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, SigningPool};
 use crate::audit::{self, Actor, Event};
 use crate::store::signing_keys::{self, SigningKeyRow};
-use crate::store::{Conn, Db, StoreError};
+use crate::store::{Committed, Conn, Db, StoreError};
 use crate::wire::{Algorithm, EdDsaName};
 
 /// How keys are made.
@@ -43,12 +43,14 @@ impl Keys {
     /// Reads all keys anew.
     ///
     /// # Errors
-    /// When the database cannot be read, or a key does not open under the master key.
+    /// When the database cannot be read.
     pub async fn reload(&self, conn: &mut Conn) -> Result<(), StoreError> {
         let before = self.ring();
         let rows = signing_keys::list(conn).await?;
-        let entries = rows.into_iter().map(|row| self.entry(row, &before)).collect::<Result<_, _>>()?;
-        self.ring.store(Arc::new(KeyRing::new(entries)));
+        // One row that does not open must not take the others with it; its tokens are dead and its algorithm rests.
+        let read =
+            |row| self.entry(row, &before).inspect_err(|cause| tracing::error!(%cause, "a key is left out")).ok();
+        self.ring.store(Arc::new(KeyRing::new(rows.into_iter().filter_map(read).collect())));
         Ok(())
     }
 
@@ -83,11 +85,12 @@ impl Keys {
     }
 
     /// Makes the first key of each configured algorithm that has none. Of several nodes that start at once, one
-    /// makes it and the others take it over. The algorithms of the keys that were made.
+    /// makes it and the others take it over. The algorithms of the keys that
+    /// were made, and under which number the nodes learn of them.
     ///
     /// # Errors
     /// When a key cannot be made or stored.
-    pub async fn ensure(&self, db: &Db, settings: &KeySettings) -> Result<Vec<Algorithm>, StoreError> {
+    pub async fn ensure(&self, db: &Db, settings: &KeySettings) -> Result<Vec<Committed<Algorithm>>, StoreError> {
         let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await?;
         let has = |algorithm: &Algorithm| {
             rows.iter().any(|row| row.alg == algorithm.as_str() && row.state == KeyState::Active.as_str())
@@ -105,8 +108,9 @@ impl Keys {
                     Ok(added)
                 })
             });
-            if added.await?.value {
-                made.push(algorithm);
+            let Committed { value: added, seq } = added.await?;
+            if added {
+                made.push(Committed { value: algorithm, seq });
             }
         }
         Ok(made)

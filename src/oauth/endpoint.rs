@@ -35,7 +35,10 @@ impl<'s> Call<'s> {
             Some(peer) => Cx::new(&oauth.services, peer.address, peer.request_id.as_str().into()),
             None => Cx::new(&oauth.services, std::net::Ipv4Addr::UNSPECIFIED.into(), "".into()),
         };
-        let read = form::read_form(&parts.headers, body, oauth.max_body).await.map(|form| Self {
+        let read = form::read_form(&parts.headers, body, oauth.max_body).await;
+        // A body may take its time; what follows is judged by the time when all of it was there.
+        let cx = cx.later();
+        let read = read.map(|form| Self {
             cx: cx.clone(),
             form,
             authorization: parts.headers.get(AUTHORIZATION).cloned(),

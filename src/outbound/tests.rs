@@ -501,3 +501,23 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn rfc6749_2_3_1_id_and_secret_are_form_encoded_before_basic() {
+    let (send, seen) = std::sync::mpsc::channel();
+    let listener = Listener::start("127.0.0.1", move |mut stream| {
+        let head = read_head(&mut stream);
+        let mut body = [0; 16];
+        stream.read_exact(&mut body).unwrap();
+        send.send((head, String::from_utf8_lossy(&body).into_owned())).unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}");
+    });
+    let secret = Secret::new("p:%ä");
+    let answer = local().post_form(&listener.url(), &[("a b", "&="), ("c", "+")], Some(("a:b", &secret))).await;
+    assert_eq!(answer.unwrap(), (401, b"{}".to_vec()));
+    let (head, body) = seen.recv().unwrap();
+    assert_eq!(body, "a+b=%26%3D&c=%2B");
+    // base64 of a%3Ab:p%3A%25%C3%A4
+    assert!(head.contains("YSUzQWI6cCUzQSUyNSVDMyVBNA=="), "{head}");
+    assert!(head.contains("application/x-www-form-urlencoded"), "{head}");
+}

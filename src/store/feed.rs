@@ -1,12 +1,12 @@
 //! The change feed: what changed, in the order of commits, for every node to follow.
 
 use sqlx::FromRow;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::PgListener;
 use sqlx::{Executor, Row};
 
 use super::conn::{On, execute, fetch, queries};
-use super::{Conn, Db, Engine, StoreError, Tx};
-use crate::clock::Micros;
+use super::{Conn, Db, Location, StoreError, Tx};
+use crate::clock::{Clock, Micros};
 use crate::wire::vocabulary;
 
 vocabulary! {
@@ -126,27 +126,42 @@ impl Follower {
         Ok(stirred)
     }
 
-    /// The database's clock, when it has one of its own.
+    /// Forgets what was seen: it could not be acted on.
+    pub fn forget(&mut self) {
+        self.data_version = -1;
+    }
+
+    /// Sets `clock` by the database's, or by this machine's where the database is a file. The monotonic time before
+    /// anything was asked.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn database_now(&mut self) -> Result<Option<Micros>, StoreError> {
-        let On::Postgres(conn) = self.conn.on() else { return Ok(None) };
-        Ok(Some(sqlx::query(POSTGRES_NOW).fetch_one(conn).await?.try_get(0)?))
+    pub async fn set(&mut self, clock: &Clock) -> Result<Micros, StoreError> {
+        let before = clock.monotonic();
+        match self.conn.on() {
+            On::Sqlite(_) => clock.follow_system(),
+            On::Postgres(conn) => {
+                let now = sqlx::query(POSTGRES_NOW).fetch_one(conn).await?.try_get(0)?;
+                clock.follow(now, before.midpoint(clock.monotonic()));
+            }
+        }
+        Ok(before)
     }
 }
 
 impl Db {
-    /// PostgreSQL's doorbell of other nodes' changes; `None` on SQLite. It has a connection of its own, beside the
-    /// pool: one that falls silent keeps no place there.
+    /// PostgreSQL's doorbell of other nodes' changes; `None` on SQLite.
     ///
     /// # Errors
     /// When the listener cannot connect.
     pub async fn listener(&self) -> Result<Option<PgListener>, StoreError> {
-        let Engine::Postgres(pool) = &self.engine else { return Ok(None) };
-        let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(pool.connect_options().as_ref().clone());
-        let mut listener = PgListener::connect_with(&own).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(Some(listener))
+        let Location::Postgres(url) = &self.shared.location else { return Ok(None) };
+        let listen = async {
+            let mut listener = PgListener::connect(url.expose()).await?;
+            listener.listen(CHANNEL).await?;
+            Ok(Some(listener))
+        };
+        let late = |_| Err(StoreError::Unavailable("the doorbell did not answer in time".into()));
+        tokio::time::timeout(self.shared.deadline, listen).await.unwrap_or_else(late)
     }
 }

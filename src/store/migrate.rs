@@ -1,7 +1,7 @@
 //! Migrations, inside the binary, one text for both engines.
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr};
 
 use super::conn::{fetch, queries};
 use super::sqlite::Lock;
@@ -41,19 +41,22 @@ pub(super) async fn run(db: &Db) -> Result<(), StoreError> {
             Ok(())
         }
         Engine::Postgres(pool) => {
-            let mut conn = pool.acquire().await?;
-            migrator(false).run(&mut *conn).await.map_err(failed)
+            let mut conn = pool.acquire().await?.detach();
+            // Another node may be migrating, and a table may be large: this takes the time that it takes.
+            conn.execute("SET statement_timeout = 0; SET lock_timeout = 0").await?;
+            migrator(false).run(&mut conn).await.map_err(failed)?;
+            conn.close().await?;
+            Ok(())
         }
     }
 }
 
 pub(super) async fn is_current(db: &Db) -> Result<bool, StoreError> {
-    let mut conn = db.reader().await?;
-    let found: Result<(Option<i64>,), _> = fetch!(one, conn, APPLIED);
+    let found: Result<(Option<i64>,), _> = db.read(|conn| Box::pin(async move { fetch!(one, conn, APPLIED) })).await;
     match found {
         Ok((version,)) => Ok(version >= MIGRATIONS.last().map(|last| last.0)),
-        // A database that was never migrated has no such table: SQLSTATE 42P01, or SQLite's generic error.
-        Err(StoreError::Unavailable(text)) if text.contains("_sqlx_migrations") => Ok(false),
+        // A database that was never migrated has no such table.
+        Err(cause) if cause.is_missing_table() => Ok(false),
         Err(cause) => Err(cause),
     }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::sync::Notify;
 
@@ -77,19 +78,34 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether a statement named a table that is not there.
+    fn is_missing_table(&self) -> bool {
+        let Self::Statement(sqlx::Error::Database(cause)) = self else { return false };
+        cause.code().is_some_and(|code| code == "42P01") || cause.message().starts_with("no such table")
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
+    /// What another try could mend is [`StoreError::Unavailable`]; what is wrong with the statement or its rows is not.
     fn from(cause: sqlx::Error) -> Self {
-        use sqlx::error::ErrorKind;
-        match &cause {
-            sqlx::Error::Database(database) if !matches!(database.kind(), ErrorKind::Other) => Self::Statement(cause),
+        let ours = match &cause {
+            sqlx::Error::Database(database) => {
+                let code = database.code().unwrap_or_default();
+                // SQLSTATE classes: data, constraint, syntax or unknown name, not supported. SQLite's generic error is 1.
+                ["22", "23", "42", "0A"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+                    || code == "1"
+                    || !matches!(database.kind(), sqlx::error::ErrorKind::Other)
+            }
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_)
             | sqlx::Error::Encode(_)
             | sqlx::Error::ColumnNotFound(_)
             | sqlx::Error::TypeNotFound { .. }
-            | sqlx::Error::RowNotFound => Self::Statement(cause),
-            _ => Self::Unavailable(cause.to_string()),
-        }
+            | sqlx::Error::RowNotFound => true,
+            _ => false,
+        };
+        if ours { Self::Statement(cause) } else { Self::Unavailable(cause.to_string()) }
     }
 }
 
@@ -262,16 +278,17 @@ fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> 
         ("lock_timeout", milliseconds.as_str()),
         ("idle_in_transaction_session_timeout", "15000"),
     ]);
-    let deadline = options.deadline;
     let pool = PgPoolOptions::new()
-        .max_connections(options.max_connections)
-        .acquire_timeout(deadline)
+        // One more: the change feed keeps its own.
+        .max_connections(options.max_connections + 1)
+        .acquire_timeout(options.deadline)
         .test_before_acquire(false)
-        // A connection whose other end fell silent would wait for its answer until TCP gives up, a quarter of an hour,
-        // and its place in the pool with it.
-        .after_release(move |conn, _| {
-            let alive = tokio::time::timeout(deadline, sqlx::Connection::ping(conn));
-            Box::pin(async move { alive.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true) })
+        // A connection whose query was given up may never answer again: then it is cut, not kept waiting for.
+        .after_release(|conn, _| {
+            Box::pin(async move {
+                let pinged = tokio::time::timeout(Duration::from_secs(1), conn.ping()).await;
+                pinged.map_or(Err(sqlx::Error::PoolTimedOut), |pong| pong.map(|()| true))
+            })
         })
         .connect_lazy_with(connect);
     Ok(pool)

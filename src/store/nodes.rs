@@ -7,14 +7,15 @@ use crate::secret::Id;
 
 queries! {
     RENEW = "INSERT INTO nodes (id, lease_until, applied_seq, started_at) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, applied_seq = excluded.applied_seq";
+             ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, applied_seq = excluded.applied_seq \
+             WHERE nodes.lease_until <= excluded.lease_until";
     APPLIED = "UPDATE nodes SET applied_seq = $2 WHERE id = $1 AND applied_seq < $2";
     BEHIND = "SELECT COUNT(*) FROM nodes WHERE lease_until > $1 AND applied_seq < $2 AND id <> $3";
     REMOVE = "DELETE FROM nodes WHERE id = $1";
     SWEEP = "DELETE FROM nodes WHERE lease_until < $1";
 }
 
-/// Takes or renews the lease of node `id`.
+/// Takes or renews the lease of node `id`; one that comes late shortens nothing.
 pub async fn renew(tx: &mut Tx, id: Id, until: Micros, applied: i64) -> Result<(), StoreError> {
     let now = tx.now();
     execute!(tx, RENEW, &id[..], until, applied, now).map(drop)

@@ -40,10 +40,9 @@ pub struct RevocationRow {
     pub expires_at: Micros,
 }
 
-/// Takes back; a later `not_before` wins.
-pub async fn add(tx: &mut Tx, kind: Kind, id: &str, expires_at: Micros) -> Result<(), StoreError> {
-    let now = tx.now();
-    execute!(tx, ADD, kind.as_str(), id, now, expires_at)?;
+/// Takes back what was issued before `not_before`; a later `not_before` wins.
+pub async fn add(tx: &mut Tx, kind: Kind, id: &str, not_before: Micros, expires_at: Micros) -> Result<(), StoreError> {
+    execute!(tx, ADD, kind.as_str(), id, not_before, expires_at)?;
     tx.announce(feed::Kind::Revocation, format!("{kind}:{id}"));
     Ok(())
 }

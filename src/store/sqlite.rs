@@ -71,7 +71,8 @@ impl Sqlite {
         }
         let writer = connect.connect().await?;
         let readers = SqlitePoolOptions::new()
-            .max_connections(options.max_connections)
+            // One more: the change feed keeps its own.
+            .max_connections(options.max_connections + 1)
             .acquire_timeout(options.deadline)
             .test_before_acquire(false)
             .connect_lazy_with(connect.clone().pragma("query_only", "ON"));
@@ -141,18 +142,23 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         tx.set_now(shared.clock.now());
-        let began = command(&mut tx, "BEGIN IMMEDIATE").await;
+        let mut open = command(&mut tx, "BEGIN IMMEDIATE").await;
         let mut ended = Vec::with_capacity(batch.len());
         for job in batch.drain(..) {
-            if began.is_ok() && shared.clock.monotonic() <= job.start_by {
-                ended.push(in_savepoint(&mut tx, job).await);
+            if open.is_ok() && shared.clock.monotonic() <= job.start_by {
+                let (job, savepoint) = in_savepoint(&mut tx, job).await;
+                ended.push(job);
+                open = savepoint;
             } else {
                 ended.push((job.run)(Start::TooLate).await);
             }
         }
-        let outcome = match began {
+        let outcome = match open {
             Ok(()) => commit(&mut tx).await,
-            Err(cause) => Err(cause),
+            Err(cause) => {
+                let _ = command(&mut tx, "ROLLBACK").await;
+                Err(cause)
+            }
         };
         shared.write_failed.store(outcome.is_err(), Ordering::Relaxed);
         if outcome.is_ok() && ended.iter().any(|job| job.announced) {
@@ -167,20 +173,15 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
     }
 }
 
-/// One job fails alone: its savepoint goes, the others' work stays.
-async fn in_savepoint(tx: &mut Tx, job: Job) -> Ended {
-    let opened = command(tx, "SAVEPOINT job").await;
-    if opened.is_err() {
-        return (job.run)(Start::TooLate).await;
+/// One job fails alone: its savepoint goes, the others' work stays. Where the savepoint cannot be closed, SQLite has
+/// rolled the whole transaction back (a full disk does that), and nothing more may run in it.
+async fn in_savepoint(tx: &mut Tx, job: Job) -> (Ended, Result<(), StoreError>) {
+    if let Err(cause) = command(tx, "SAVEPOINT job").await {
+        return ((job.run)(Start::TooLate).await, Err(cause));
     }
-    let mut ended = (job.run)(Start::Now(tx)).await;
-    let closed =
-        if ended.keep { command(tx, "RELEASE job").await } else { command(tx, "ROLLBACK TO job; RELEASE job").await };
-    if let Err(cause) = closed {
-        let answer = ended.answer;
-        ended = Ended { keep: false, announced: false, answer: Box::new(move |commit| answer(commit.and(Err(cause)))) };
-    }
-    ended
+    let ended = (job.run)(Start::Now(tx)).await;
+    let close = if ended.keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    (ended, command(tx, close).await)
 }
 
 /// A COMMIT that failed is unknown, never "not done".
@@ -232,7 +233,8 @@ impl Lock {
 }
 
 fn open_lock(database: &Path, suffix: &str) -> std::io::Result<File> {
-    let mut name: PathBuf = database.to_owned();
+    // One file has one lock, by whatever path it is reached.
+    let mut name: PathBuf = database.canonicalize().unwrap_or_else(|_| database.to_owned());
     name.as_mut_os_string().push(format!(".{suffix}"));
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(name)
 }

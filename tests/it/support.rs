@@ -162,6 +162,11 @@ impl Server {
     }
 
     pub async fn at(place: Arc<Place>, clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start(place, clock, true, change).await
+    }
+
+    /// Without `seeded` it makes its own signing keys, as a first start does.
+    pub async fn start(place: Arc<Place>, clock: Clock, seeded: bool, change: impl FnOnce(&mut Config)) -> Self {
         let port = free_port();
         let mut config = Config::default();
         config.issuer = Some(Issuer::parse(&format!("http://127.0.0.1:{port}")).unwrap());
@@ -178,7 +183,9 @@ impl Server {
         change(&mut config);
 
         let opened = app::open(&config, clock.clone(), false).await.unwrap();
-        seed_keys(&opened.db).await;
+        if seeded {
+            seed_keys(&opened.db).await;
+        }
         let app = App::start(&config, opened).await.unwrap();
         let address = |wanted: &str| app.addresses().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
         let (http, management) = (address("http"), address("management"));

@@ -254,7 +254,7 @@ both! {
         assert_eq!(ask(&server, "orders-sync", &[CC]).await.status, 200);
         // Enabled again, it gets new tokens; the old ones stay dead, and so do those of one that is made again.
         assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
-        server.clock.advance(std::time::Duration::from_secs(2));
+        server.clock.advance(std::time::Duration::from_secs(6));
         let token = server.token().await;
         assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
         server.try_apply(EXAMPLE.split("[[client]]").next().unwrap(), true).await.unwrap();
