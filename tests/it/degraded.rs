@@ -321,7 +321,7 @@ async fn f09_t24_a_disk_that_takes_nothing_is_503_and_comes_back() {
     let introspect = async |token: &str| {
         post(INTROSPECT, "edge-gateway", "gateway-secret-of-at-least-32-characters", &[("token", token)]).await
     };
-    let text = |answer: Answer| { eprintln!("{answer:?}"); answer }.json["access_token"].as_str().unwrap().to_owned();
+    let text = |answer: Answer| answer.json["access_token"].as_str().unwrap().to_owned();
     let limit = |bytes: &str| {
         let mut set = std::process::Command::new("prlimit");
         let set = set.args([format!("--pid={}", running.id()), format!("--fsize={bytes}:unlimited")]).status();

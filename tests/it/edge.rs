@@ -257,7 +257,7 @@ async fn sampled(server: &Server, headers: &str) -> String {
         server.services.audit.flush(&server.services.db).await.unwrap();
         let rows = server.services.db.read(|conn| Box::pin(audit::latest(conn, 100))).await.unwrap();
         if let Some(row) = rows.into_iter().find(|row| row.request_id == id) {
-            assert_eq!((row.kind.as_str(), row.object.as_str()), ("refused", "orders-sync"));
+            assert_eq!((row.kind.as_str(), row.object.as_str()), ("request.refused", "orders-sync"));
             return row.address;
         }
     }
@@ -372,7 +372,8 @@ both! {
             let services = &server.services;
             services.audit.flush(&services.db).await.unwrap();
             let rows = services.db.read(|conn| Box::pin(audit::latest(conn, 1000))).await.unwrap();
-            assert!(rows.iter().all(|row| row.kind != "token_revoked"));
+            assert!(rows.iter().any(|row| row.kind == "request.refused"));
+            assert!(rows.iter().all(|row| row.kind != "token.revoked"));
             let issued = services.db.read(|conn| Box::pin(audit::counted(conn, "token", "orders-sync", "ok"))).await;
             assert_eq!(issued.unwrap(), 1, "only the one good request got a token");
             let found = server.post(INTROSPECT, Some(("orders-sync", SECRET)), &[("token", &token)]).await;
