@@ -46,7 +46,8 @@ impl Proxy {
                 let (target, seen) = (target.clone(), seen.clone());
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(target).await else { return };
-                    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
                     tokio::select! {
                         () = pump(from_client, to_server, seen.clone(), false) => {}
                         () = pump(from_server, to_client, seen, true) => {}
@@ -138,11 +139,9 @@ async fn fails_closed(server: &Server, gateway: &str, token: &str) {
     assert_unavailable(&ask_token(server).await);
     assert_unavailable(&server.introspect(gateway, token).await);
     assert_unavailable(&server.post(TOKEN, Some(("never-seen", "x")), &[CC]).await);
-    for path in [
-        "/.well-known/jwks.json",
-        "/.well-known/openid-configuration",
-        "/.well-known/oauth-authorization-server",
-    ] {
+    for path in
+        ["/.well-known/jwks.json", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]
+    {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
     assert_eq!(management(server, "/health/ready").await, 503);
@@ -309,7 +308,10 @@ async fn t24_i7_a_sqlite_file_that_cannot_be_written_is_503_and_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f09_t24_a_disk_that_takes_nothing_is_503_and_comes_back() {
     let running = Running::start(Engine::Sqlite, "[log]\nfilter = \"off\"\n").await;
-    running.apply(&EXAMPLE.replace("client_id = \"edge-gateway\"", "client_id = \"edge-gateway\"\nclient_secret = \"gateway-secret-of-at-least-32-characters\""));
+    running.apply(&EXAMPLE.replace(
+        "client_id = \"edge-gateway\"",
+        "client_id = \"edge-gateway\"\nclient_secret = \"gateway-secret-of-at-least-32-characters\"",
+    ));
     let http = crate::support::client();
     let post = async |path: &str, id: &str, secret: &str, form: &[(&str, &str)]| {
         let request = http.post(format!("{}{path}", running.url)).header("content-type", crate::support::FORM);

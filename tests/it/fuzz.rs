@@ -29,7 +29,8 @@ pub fn form(bytes: &[u8]) {
     let Ok(form) = Form::parse(bytes) else { return };
     let theirs: Vec<_> = url::form_urlencoded::parse(bytes).filter(|(_, value)| !value.is_empty()).collect();
     for (name, _) in &theirs {
-        let expected: Vec<_> = theirs.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_ref()).collect();
+        let expected: Vec<_> =
+            theirs.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_ref()).collect();
         assert_eq!(form.all(name).collect::<Vec<_>>(), expected, "{name}");
         assert!(expected.len() == 1 || ["resource", "audience"].contains(&name.as_ref()), "{name} stands twice");
     }
@@ -44,12 +45,13 @@ pub fn authorization(bytes: &[u8]) {
     let Ok(form) = Form::parse(rest.as_bytes()) else { return };
     let named = auth::named(Some(header), &form);
     // RFC 6749 §2.3.1, in the words of other people's parsers.
-    let theirs = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")).and_then(|(_, encoded)| {
-        let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim_start_matches(' ')).ok()?).ok()?;
-        let (id, _) = decoded.split_once(':')?;
-        let pair = format!("a={id}");
-        (!id.contains('&')).then(|| url::form_urlencoded::parse(pair.as_bytes()).next().unwrap().1.into_owned())
-    });
+    let theirs =
+        header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")).and_then(|(_, encoded)| {
+            let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim_start_matches(' ')).ok()?).ok()?;
+            let (id, _) = decoded.split_once(':')?;
+            let pair = format!("a={id}");
+            (!id.contains('&')).then(|| url::form_urlencoded::parse(pair.as_bytes()).next().unwrap().1.into_owned())
+        });
     if let (Some(ours), Some(theirs)) = (&named, &theirs) {
         assert!(ours == theirs || form.get("client_id") == Some(ours), "{ours:?} {theirs:?}");
     }
@@ -162,9 +164,8 @@ fn applied(bytes: &[u8], format: Format) {
 
 /// A configuration file and, below a line of dashes, variables of the environment.
 pub fn config(bytes: &[u8]) {
-    static FILE: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
-        std::env::temp_dir().join(format!("sealwright_fuzz_{}.toml", std::process::id()))
-    });
+    static FILE: LazyLock<std::path::PathBuf> =
+        LazyLock::new(|| std::env::temp_dir().join(format!("sealwright_fuzz_{}.toml", std::process::id())));
     let text = String::from_utf8_lossy(bytes);
     let (file, environment) = text.split_once("\n---\n").unwrap_or((&text, ""));
     std::fs::write(&*FILE, file).unwrap();
@@ -242,7 +243,9 @@ fn drive(target: fn(&[u8]), seeds: &[&[u8]], words: &[&[u8]]) {
         let ended = catch_unwind(AssertUnwindSafe(|| target(bytes)));
         assert!(ended.is_ok(), "panicked on b\"{}\"", bytes.escape_ascii());
     };
-    seeds.iter().for_each(|seed| run(seed));
+    for seed in seeds {
+        run(seed);
+    }
     for _ in 0..rounds(20_000) {
         run(&mutator.mutate(seeds, words));
     }
@@ -265,9 +268,20 @@ fn f23_form() {
 #[test]
 fn f23_basic_header() {
     let encoded = |text: &str| format!("Basic {}\nclient_id=a", BASE64_STANDARD.encode(text));
-    let seeds = [encoded("orders-sync:s%3A%25%2F"), encoded("a+b%3Ac:d"), encoded(":"), encoded("\u{e4}:x"), "Bearer x\n".into(), "basic   YTpi\n".into()];
+    let seeds = [
+        encoded("orders-sync:s%3A%25%2F"),
+        encoded("a+b%3Ac:d"),
+        encoded(":"),
+        encoded("\u{e4}:x"),
+        "Bearer x\n".into(),
+        "basic   YTpi\n".into(),
+    ];
     let seeds: Vec<&[u8]> = seeds.iter().map(String::as_bytes).collect();
-    drive(authorization, &seeds, &[b"Basic ", b"YTpi", b"Og==", b"=", b"/w==", b"JTAw", b"JQ==", b" ", b"\n", b"client_id=b"]);
+    drive(
+        authorization,
+        &seeds,
+        &[b"Basic ", b"YTpi", b"Og==", b"=", b"/w==", b"JTAw", b"JQ==", b" ", b"\n", b"client_id=b"],
+    );
 }
 
 #[test]
@@ -304,8 +318,21 @@ fn f23_jws_content() {
         HEADERS.iter().flat_map(|header| CLAIMS.map(|claims| format!("{header}\n{claims}"))).collect();
     let seeds: Vec<&[u8]> = seeds.iter().map(String::as_bytes).collect();
     let words: [&[u8]; 15] = [
-        b"\"alg\"", b"\"EdDSA\"", b"\"none\"", b"null", b"{", b"}", b"[", b",", b":", b"\"", b"\\u0061", b"\\", b"1e999",
-        b"\"typ\"", b"[[[[[[[[",
+        b"\"alg\"",
+        b"\"EdDSA\"",
+        b"\"none\"",
+        b"null",
+        b"{",
+        b"}",
+        b"[",
+        b",",
+        b":",
+        b"\"",
+        b"\\u0061",
+        b"\\",
+        b"1e999",
+        b"\"typ\"",
+        b"[[[[[[[[",
     ];
     drive(jws_content, &seeds, &words);
 }
@@ -325,8 +352,24 @@ fn f23_jwk() {
     assert_eq!(JwkSet::parse(seeds[5].as_bytes()).unwrap().keys.len(), 3);
     let seeds: Vec<&[u8]> = seeds.iter().map(String::as_bytes).collect();
     let words: [&[u8]; 18] = [
-        b"\"kty\"", b"\"OKP\"", b"\"EC\"", b"\"RSA\"", b"\"oct\"", b"\"crv\"", b"\"P-256\"", b"\"Ed25519\"", b"\"X25519\"",
-        b"\"d\":\"AA\",", b"\"k\":\"AA\",", b"\"use\":\"enc\",", b"\"alg\":\"PS256\",", b"\"e\":\"AQ\"", b"{", b"}", b"null", b"AAAA",
+        b"\"kty\"",
+        b"\"OKP\"",
+        b"\"EC\"",
+        b"\"RSA\"",
+        b"\"oct\"",
+        b"\"crv\"",
+        b"\"P-256\"",
+        b"\"Ed25519\"",
+        b"\"X25519\"",
+        b"\"d\":\"AA\",",
+        b"\"k\":\"AA\",",
+        b"\"use\":\"enc\",",
+        b"\"alg\":\"PS256\",",
+        b"\"e\":\"AQ\"",
+        b"{",
+        b"}",
+        b"null",
+        b"AAAA",
     ];
     drive(jwk, &seeds, &words);
 }
@@ -342,7 +385,18 @@ client_secrets = [{ label = "a", secret = "hunter2", expires_at = "2126-01-01T00
 allowed_origins = ["https://app.example.com"]
 "#;
     let words: [&[u8]; 12] = [
-        b"[[client]]\n", b"[[resource]]\n", b"client_id", b" = ", b"\"\"\"", b"'", b"\n", b"1e400", b"2126-01-01", b"{ ", b"[[", b"disabled = true\n",
+        b"[[client]]\n",
+        b"[[resource]]\n",
+        b"client_id",
+        b" = ",
+        b"\"\"\"",
+        b"'",
+        b"\n",
+        b"1e400",
+        b"2126-01-01",
+        b"{ ",
+        b"[[",
+        b"disabled = true\n",
     ];
     drive(apply_toml, &[EXAMPLE.as_bytes(), more.as_bytes(), b"", b"\xef\xbb\xbf[[client]]"], &words);
 }
@@ -369,7 +423,21 @@ fn f23_config() {
         b"",
     ];
     let words: [&[u8]; 16] = [
-        b"[", b"]", b"\"", b"'''", b" = ", b"\n", b"\n---\n", b"SEALWRIGHT_", b"__", b"99999999999999999999", b"-1", b"[tls]\n", b"::1", b"https://", b"=",
+        b"[",
+        b"]",
+        b"\"",
+        b"'''",
+        b" = ",
+        b"\n",
+        b"\n---\n",
+        b"SEALWRIGHT_",
+        b"__",
+        b"99999999999999999999",
+        b"-1",
+        b"[tls]\n",
+        b"::1",
+        b"https://",
+        b"=",
         b"inf",
     ];
     drive(config, &seeds, &words);
@@ -384,15 +452,34 @@ async fn f23_http_requests() {
     let head = format!("Host: a\r\nAuthorization: {auth}\r\nContent-Type: {FORM}\r\n");
     let seeds = [
         format!("POST {TOKEN} HTTP/1.1\r\n{head}Content-Length: 29\r\n\r\ngrant_type=client_credentials"),
-        format!("POST /oauth2/introspect HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n7\r\ntoken=x\r\n0\r\n\r\n"),
-        "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"a\", W/\"b\"\r\nRange: bytes=0-1\r\n\r\n".into(),
-        format!("OPTIONS {TOKEN} HTTP/1.1\r\nHost: a\r\nOrigin: https://a\r\nAccess-Control-Request-Method: POST\r\n\r\n"),
+        format!(
+            "POST /oauth2/introspect HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n7\r\ntoken=x\r\n0\r\n\r\n"
+        ),
+        "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"a\", W/\"b\"\r\nRange: bytes=0-1\r\n\r\n"
+            .into(),
+        format!(
+            "OPTIONS {TOKEN} HTTP/1.1\r\nHost: a\r\nOrigin: https://a\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+        ),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\x05\0\0\0\x01\u{2}\u{4}\u{6}".into(),
     ];
     let seeds: Vec<&[u8]> = seeds.iter().map(String::as_bytes).collect();
     let words: [&[u8]; 16] = [
-        b"\r\n", b"\r\n\r\n", b"\n", b"\r", b" ", b":", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"HTTP/1.0", b"HTTP/2.0",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n", b"0\r\n\r\n", b"%", b"\0\0\x04\x08\0\0\0\0\0",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b":",
+        b"Content-Length: ",
+        b"Transfer-Encoding: chunked\r\n",
+        b"HTTP/1.0",
+        b"HTTP/2.0",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"Expect: 100-continue\r\n",
+        b"Upgrade: h2c\r\n",
+        b"0\r\n\r\n",
+        b"%",
+        b"\0\0\x04\x08\0\0\0\0\0",
     ];
     let mut mutator = Mutator { state: 0x2545_f491_4f6c_dd1d };
     for round in 0..rounds(20_000) / 8 {

@@ -41,7 +41,8 @@ struct Secured {
 
 impl Secured {
     async fn start(first: &Made, https: bool) -> Self {
-        let folder = std::env::temp_dir().join(format!("sealwright_tls_{:016x}", u64::from_be_bytes(sealwright::secret::random().unwrap())));
+        let folder = std::env::temp_dir()
+            .join(format!("sealwright_tls_{:016x}", u64::from_be_bytes(sealwright::secret::random().unwrap())));
         std::fs::create_dir(&folder).unwrap();
         let (certificate, key, port) = (folder.join("tls.pem"), folder.join("key.pem"), free_port());
         write(&certificate, &first.pem);
