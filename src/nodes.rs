@@ -270,7 +270,9 @@ async fn follow_clock(services: &Services, follower: &mut Follower) -> Result<Mi
 
 async fn renew(services: &Services) -> Result<(), StoreError> {
     let (id, applied) = (services.node.id, services.node.applied());
-    let until = if services.db.sqlite_path().is_some() { FOREVER } else { services.clock.now() + micros(LEASE) };
+    // On SQLite never the same twice: a row that says what it said before is not written, and a full disk not noticed.
+    let promised = if services.db.sqlite_path().is_some() { FOREVER } else { micros(LEASE) };
+    let until = services.clock.now() + promised;
     services.db.write(move |tx| Box::pin(async move { nodes::renew(tx, id, until, applied).await })).await.map(drop)
 }
 

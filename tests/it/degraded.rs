@@ -1,0 +1,352 @@
+//! The database is gone, silent, locked or full: 503 and never a wrong answer; back without a restart. T-24, I7.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sealwright::clock::Clock;
+use sealwright::config::DatabaseUrl;
+use sqlx::{Connection, Executor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::leakage::Running;
+use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN};
+
+const CC: (&str, &str) = ("grant_type", "client_credentials");
+
+/// What lies between the server and its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// Everything passes.
+    Open,
+    /// Connections are closed, new ones too.
+    Cut,
+    /// Nothing passes and nobody is told. What was connected then stays silent for ever.
+    Silent,
+    /// The database hears and its answers are lost; what was connected then stays so.
+    Deaf,
+}
+
+/// A TCP proxy in front of PostgreSQL.
+struct Proxy {
+    address: SocketAddr,
+    link: watch::Sender<Link>,
+}
+
+impl Proxy {
+    async fn start(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (link, seen) = watch::channel(Link::Open);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (target, seen) = (target.clone(), seen.clone());
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    tokio::select! {
+                        () = pump(from_client, to_server, seen.clone(), false) => {}
+                        () = pump(from_server, to_client, seen, true) => {}
+                    }
+                });
+            }
+        });
+        Self { address, link }
+    }
+
+    fn set(&self, link: Link) {
+        self.link.send_replace(link);
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: watch::Receiver<Link>, back: bool) {
+    let (mut lost, mut buffer) = (false, vec![0; 16 * 1024]);
+    loop {
+        let now = *link.borrow_and_update();
+        lost |= now == Link::Silent || back && now == Link::Deaf;
+        if now == Link::Cut {
+            return;
+        }
+        tokio::select! {
+            biased;
+            changed = link.changed() => if changed.is_err() { return },
+            read = from.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(_) if lost => {}
+                Ok(read) => if to.write_all(&buffer[..read]).await.is_err() { return },
+            },
+        }
+    }
+}
+
+/// A server whose PostgreSQL is behind a proxy, with [`EXAMPLE`] applied, and the gateway's secret.
+async fn behind_a_proxy() -> (Server, Proxy, String) {
+    let place = Arc::new(Place::new(Engine::Postgres).await);
+    let url = url::Url::parse(&place.url).unwrap();
+    let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::start(target.clone()).await;
+    let through = place.url.replace(&target, &proxy.address.to_string());
+    assert_ne!(through, place.url);
+    let server = Server::at(place, Clock::system(), |config| {
+        config.database.url = DatabaseUrl::parse(&through).unwrap();
+        config.database.deadline_milliseconds = 1000;
+    })
+    .await;
+    let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
+    (server, proxy, gateway)
+}
+
+async fn ask_token(server: &Server) -> Answer {
+    server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await
+}
+
+async fn revoke(server: &Server, token: &str) -> Answer {
+    server.post(REVOKE, Some(("orders-sync", SECRET)), &[("token", token)]).await
+}
+
+async fn is_active(server: &Server, gateway: &str, token: &str) -> bool {
+    let answer = server.introspect(gateway, token).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json["active"].as_bool().unwrap()
+}
+
+async fn management(server: &Server, path: &str) -> u16 {
+    server.http.get(format!("{}{path}", server.management)).send().await.unwrap().status().as_u16()
+}
+
+#[track_caller]
+fn assert_unavailable(answer: &Answer) {
+    answer.assert_error(503, "temporarily_unavailable");
+    let seconds = answer.header("retry-after").and_then(|text| text.parse::<u32>().ok());
+    assert!(seconds.is_some_and(|seconds| (1..=60).contains(&seconds)), "{:?}", answer.headers);
+}
+
+/// Asks until it is so. The bound is only there for the test to end.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(90), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// I7 once the lease has ended: everything that says yes is 503, what verifiers need goes on.
+async fn fails_closed(server: &Server, gateway: &str, token: &str) {
+    assert_unavailable(&ask_token(server).await);
+    assert_unavailable(&server.introspect(gateway, token).await);
+    assert_unavailable(&server.post(TOKEN, Some(("never-seen", "x")), &[CC]).await);
+    for path in
+        ["/.well-known/jwks.json", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]
+    {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(management(server, "/health/ready").await, 503);
+    assert_eq!(management(server, "/health/live").await, 200);
+    assert_eq!(management(server, "/metrics").await, 200);
+}
+
+async fn outage(link: Link) {
+    let (server, proxy, gateway) = behind_a_proxy().await;
+    let (dead, kept, wanted) = (server.token().await, server.token().await, server.token().await);
+    assert_eq!(revoke(&server, &dead).await.status, 200);
+    assert!(!is_active(&server, &gateway, &dead).await);
+    assert!(is_active(&server, &gateway, &kept).await);
+
+    proxy.set(link);
+    assert_unavailable(&revoke(&server, &wanted).await);
+    until("tokens are refused", async || {
+        let answer = ask_token(&server).await;
+        if answer.status != 200 {
+            assert_unavailable(&answer);
+        }
+        // What was taken back before is never given back.
+        let found = server.introspect(&gateway, &dead).await;
+        assert!(found.status == 503 || found.json["active"] == false, "{}", found.text);
+        answer.status == 503
+    })
+    .await;
+    for _ in 0..3 {
+        fails_closed(&server, &gateway, &kept).await;
+        assert_unavailable(&revoke(&server, &kept).await);
+    }
+
+    proxy.set(Link::Open);
+    until("ready again", async || management(&server, "/health/ready").await == 200).await;
+    until("tokens again", async || ask_token(&server).await.status == 200).await;
+    assert!(!is_active(&server, &gateway, &dead).await, "what was acknowledged holds");
+    if link == Link::Cut {
+        assert!(is_active(&server, &gateway, &wanted).await, "nothing reached the database");
+    }
+    until("revoking again", async || revoke(&server, &wanted).await.status == 200).await;
+    assert!(!is_active(&server, &gateway, &wanted).await);
+    assert_eq!(server.post(TOKEN, Some(("never-seen", "x")), &[CC]).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_i7_a_database_that_is_cut_off_is_503_and_comes_back() {
+    outage(Link::Cut).await;
+}
+
+/// F-08: packets are dropped, nobody says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_i7_a_database_in_a_black_hole_is_503_and_comes_back() {
+    outage(Link::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_i7_a_database_whose_answers_are_lost_is_503_and_comes_back() {
+    outage(Link::Deaf).await;
+}
+
+/// Revocations of many tokens at once, with the link going down among them: what was acknowledged stands.
+async fn revoking_meanwhile(link: Link) {
+    let (server, proxy, gateway) = behind_a_proxy().await;
+    let server = Arc::new(server);
+    let mut tokens = Vec::new();
+    for _ in 0..60 {
+        tokens.push(server.token().await);
+    }
+    let (acknowledged, mut count) = watch::channel(0);
+    let revoking: Vec<_> = tokens
+        .iter()
+        .cloned()
+        .map(|token| {
+            let (server, acknowledged) = (server.clone(), acknowledged.clone());
+            tokio::spawn(async move {
+                let answer = revoke(&server, &token).await;
+                acknowledged.send_modify(|count| *count += i32::from(answer.status == 200));
+                (token, answer)
+            })
+        })
+        .collect();
+    count.wait_for(|count| *count >= 5).await.unwrap();
+    proxy.set(link);
+    let mut answers = Vec::new();
+    for task in revoking {
+        answers.push(task.await.unwrap());
+    }
+    proxy.set(Link::Open);
+    until("ready again", async || management(&server, "/health/ready").await == 200).await;
+    let mut refused = 0;
+    for (token, answer) in answers {
+        if answer.status == 200 {
+            assert!(!is_active(&server, &gateway, &token).await, "a revocation that was acknowledged is lost");
+        } else {
+            assert_unavailable(&answer);
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "the link went down too late for this to show anything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_a_cut_among_revocations_loses_none_that_was_acknowledged() {
+    revoking_meanwhile(Link::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_lost_answers_among_revocations_lose_none_that_was_acknowledged() {
+    revoking_meanwhile(Link::Deaf).await;
+}
+
+/// Another node goes on while one is cut off: a dead node delays a revocation and does not forbid it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_node_that_is_cut_off_does_not_say_active_after_another_revoked() {
+    let (cut_off, proxy, gateway) = behind_a_proxy().await;
+    let other = cut_off.another().await;
+    let token = cut_off.token().await;
+    assert!(is_active(&cut_off, &gateway, &token).await && is_active(&other, &gateway, &token).await);
+    proxy.set(Link::Silent);
+    // The 200 says that no node says active, this one by its lease having ended.
+    until("revoked at the other", async || revoke(&other, &token).await.status == 200).await;
+    let found = cut_off.introspect(&gateway, &token).await;
+    assert!(found.status == 503 || found.json["active"] == false, "{}", found.text);
+    assert!(!is_active(&other, &gateway, &token).await);
+    proxy.set(Link::Open);
+    until("ready again", async || management(&cut_off, "/health/ready").await == 200).await;
+    assert!(!is_active(&cut_off, &gateway, &token).await);
+}
+
+/// Somebody holds the write lock of the SQLite file: as good as gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_i7_a_sqlite_file_that_cannot_be_written_is_503_and_comes_back() {
+    let server = Server::with(Engine::Sqlite, |config| config.database.deadline_milliseconds = 200).await;
+    let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
+    let (dead, kept) = (server.token().await, server.token().await);
+    assert_eq!(revoke(&server, &dead).await.status, 200);
+    let mut other = sqlx::SqliteConnection::connect(&server.place.url).await.unwrap();
+    // The server may be writing at this moment.
+    other.execute("PRAGMA busy_timeout = 20000; BEGIN IMMEDIATE").await.unwrap();
+
+    assert_unavailable(&revoke(&server, &kept).await);
+    assert_unavailable(&revoke(&server, &kept).await);
+    until("the lease has ended", async || ask_token(&server).await.status == 503).await;
+    for _ in 0..3 {
+        assert_unavailable(&revoke(&server, &kept).await);
+        assert_unavailable(&ask_token(&server).await);
+        assert_unavailable(&server.introspect(&gateway, &kept).await);
+        assert_eq!(server.get("/.well-known/jwks.json").await.status, 200);
+        assert_eq!(management(&server, "/health/ready").await, 503);
+        assert_eq!(management(&server, "/health/live").await, 200);
+    }
+
+    other.execute("ROLLBACK").await.unwrap();
+    until("ready again", async || management(&server, "/health/ready").await == 200).await;
+    until("tokens again", async || ask_token(&server).await.status == 200).await;
+    assert!(!is_active(&server, &gateway, &dead).await);
+    assert!(is_active(&server, &gateway, &kept).await, "nothing was written");
+    until("revoking again", async || revoke(&server, &kept).await.status == 200).await;
+    let found = server.post(INTROSPECT, Some(("edge-gateway", &gateway)), &[("token", &kept)]).await;
+    assert_eq!(found.json["active"], false);
+}
+
+/// F-09: no byte can be written to a file, as on a full disk. The limit is the kernel's (EFBIG), which counts for root too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_t24_a_disk_that_takes_nothing_is_503_and_comes_back() {
+    let running = Running::start(Engine::Sqlite, "[log]\nfilter = \"off\"\n").await;
+    running.apply(&EXAMPLE.replace(
+        "client_id = \"edge-gateway\"",
+        "client_id = \"edge-gateway\"\nclient_secret = \"gateway-secret-of-at-least-32-characters\"",
+    ));
+    let http = crate::support::client();
+    let post = async |path: &str, id: &str, secret: &str, form: &[(&str, &str)]| {
+        let request = http.post(format!("{}{path}", running.url)).header("content-type", crate::support::FORM);
+        let request = request.header("authorization", crate::support::basic(id, secret));
+        Answer::of(request.body(crate::support::encode(form)).send().await.unwrap()).await
+    };
+    let token = async || post(TOKEN, "orders-sync", SECRET, &[CC]).await;
+    let revoke = async |token: &str| post(REVOKE, "orders-sync", SECRET, &[("token", token)]).await;
+    let introspect = async |token: &str| {
+        post(INTROSPECT, "edge-gateway", "gateway-secret-of-at-least-32-characters", &[("token", token)]).await
+    };
+    let text = |answer: Answer| answer.json["access_token"].as_str().unwrap().to_owned();
+    let limit = |bytes: &str| {
+        let mut set = std::process::Command::new("prlimit");
+        let set = set.args([format!("--pid={}", running.id()), format!("--fsize={bytes}:unlimited")]).status();
+        assert!(set.is_ok_and(|set| set.success()), "prlimit (util-linux) is needed");
+    };
+    let (dead, kept) = (text(token().await), text(token().await));
+    assert_eq!(revoke(&dead).await.status, 200);
+    limit("0");
+    assert_unavailable(&revoke(&kept).await);
+    until("tokens are refused", async || token().await.status == 503).await;
+    for _ in 0..3 {
+        assert_unavailable(&token().await);
+        assert_unavailable(&introspect(&kept).await);
+        assert_unavailable(&revoke(&kept).await);
+        assert_eq!(http.get(format!("{}/.well-known/jwks.json", running.url)).send().await.unwrap().status(), 200);
+        assert_eq!(http.get(format!("{}/health/ready", running.management)).send().await.unwrap().status(), 503);
+    }
+    limit("unlimited");
+    until("tokens again", async || token().await.status == 200).await;
+    assert_eq!(introspect(&dead).await.json["active"], false, "what was acknowledged holds");
+    until("revoking again", async || revoke(&kept).await.status == 200).await;
+    assert_eq!(introspect(&kept).await.json["active"], false);
+    let mut conn = sqlx::SqliteConnection::connect(running.database()).await.unwrap();
+    let (found,): (String,) = sqlx::query_as("PRAGMA integrity_check").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(found, "ok");
+}
