@@ -57,6 +57,8 @@ part() {
 install() {
     need cc gcc
     need make make
+    need curl curl
+    need openssl openssl
     # josekit, a test dependency, builds OpenSSL, whose build scripts want all of Perl.
     need '/usr/share/perl/*/FindBin.pm' perl
     need '/usr/lib/postgresql/*/bin/initdb' postgresql
