@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-declare -A rounds=([crash]=200 [replay]=1000 [revoke]=10000 [fuzz]=1000000)
+declare -A rounds=([crash]=200 [replay]=200 [revoke]=1000 [fuzz]=1000000)
 parts=("$@")
 ((${#parts[@]})) || parts=(crash replay revoke fuzz)
 for part in "${parts[@]}"; do
