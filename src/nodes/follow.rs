@@ -1,0 +1,203 @@
+//! Following the feed: the loop that keeps a node's lease and its memory true.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{FOREVER, LEASE, MOST_SKEW, RENEW, SQLITE_POLL, StartError};
+use crate::clock::{Micros, SECOND, micros};
+use crate::cx::Services;
+use crate::resources::Catalog;
+use crate::store::feed::{self, Change, Follower, Kind};
+use crate::store::{StoreError, nodes, revocations};
+
+/// Takes the first lease and reads everything into memory; then [`follow`] keeps it so.
+///
+/// # Errors
+/// When the database cannot be read in time.
+pub async fn join(services: &Services) -> Result<Follower, StartError> {
+    let late = |_| Err(StoreError::Unavailable("the database did not answer in time".into()).into());
+    tokio::time::timeout(Duration::from_secs(30), join_now(services)).await.unwrap_or_else(late)
+}
+
+async fn join_now(services: &Services) -> Result<Follower, StartError> {
+    let node = &services.node;
+    if services.db.sqlite_path().is_some() {
+        // Rows of servers that crashed: we hold the lock, so none of them runs.
+        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, Micros::MAX).await })).await?;
+    }
+    let mut follower = Follower::new(&services.db).await?;
+    let started = follow_clock(services, &mut follower).await?;
+    renew(services).await?;
+    let head = feed::head(follower.conn()).await?;
+    reload(services, &mut follower).await?;
+    node.applied.send_replace(head);
+    catch_up(services, &mut follower).await?;
+    publish_applied(services).await?;
+    node.extend(started);
+    Ok(follower)
+}
+
+/// Follows the feed and keeps the lease until `stop`; then gives the lease back.
+pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: CancellationToken) {
+    let sqlite = services.db.sqlite_path().is_some();
+    let pause = if sqlite { SQLITE_POLL } else { RENEW / 2 };
+    let mut bell = None;
+    let mut renewed_at = services.clock.monotonic();
+    while !stop.is_cancelled() {
+        if !sqlite && bell.is_none() {
+            bell =
+                services.db.listener().await.inspect_err(|cause| tracing::warn!(%cause, "no doorbell")).ok().flatten();
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+            () = services.db.doorbell() => {}
+            heard = ring(bell.as_mut()) => if !heard { bell = None },
+        }
+        let started = services.clock.monotonic();
+        let due = sqlite || started - renewed_at >= micros(RENEW) * 9 / 10;
+        match step(&services, &mut follower, due).await {
+            Ok(()) if due => renewed_at = started,
+            Ok(()) => {}
+            Err(cause) => {
+                tracing::error!(%cause, "the change feed cannot be followed");
+                (bell, renewed_at) = (None, 0);
+                follower.forget();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                // The connection may be the trouble.
+                if let Ok(fresh) = Follower::new(&services.db).await {
+                    follower = fresh;
+                }
+            }
+        }
+    }
+    services.node.counted_until.store(0, Ordering::Release);
+    let id = services.node.id;
+    let _ = services.db.write(move |tx| Box::pin(async move { nodes::remove(tx, id).await })).await;
+}
+
+async fn ring(bell: Option<&mut PgListener>) -> bool {
+    match bell {
+        Some(bell) => bell.recv().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> Result<(), StoreError> {
+    let bound = micros(LEASE).unsigned_abs();
+    let work = async {
+        let started = if renewing { Some(follow_clock(services, follower).await?) } else { None };
+        if renewing && services.db.sqlite_path().is_none() || services.db.write_failed() {
+            renew(services).await?;
+        }
+        let applied = services.node.applied();
+        if follower.stirred().await? {
+            catch_up(services, follower).await?;
+        }
+        if let Some(started) = started {
+            services.node.extend(started);
+        }
+        if services.node.applied() > applied {
+            publish_applied(services).await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_micros(bound), work)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("the database did not answer within a lease".into())))
+}
+
+/// Follows the database's clock, and says so when this machine's is far from it.
+async fn follow_clock(services: &Services, follower: &mut Follower) -> Result<Micros, StoreError> {
+    let before = follower.set(&services.clock).await?;
+    let (node, skewed) = (&services.node, services.clock.skew().abs() > MOST_SKEW);
+    if node.skewed.swap(skewed, Ordering::Relaxed) != skewed {
+        tracing::warn!(seconds = services.clock.skew() / SECOND, skewed, "this machine's clock and the database's");
+    }
+    Ok(before)
+}
+
+async fn renew(services: &Services) -> Result<(), StoreError> {
+    let (id, applied) = (services.node.id, services.node.applied());
+    // On SQLite never the same twice: a row that says what it said before is not written, and a full disk not noticed.
+    let promised = if services.db.sqlite_path().is_some() { FOREVER } else { micros(LEASE) };
+    let until = services.clock.now() + promised;
+    services.db.write(move |tx| Box::pin(async move { nodes::renew(tx, id, until, applied).await })).await.map(drop)
+}
+
+async fn publish_applied(services: &Services) -> Result<(), StoreError> {
+    let (id, applied) = (services.node.id, services.node.applied());
+    services.db.write(move |tx| Box::pin(async move { nodes::applied(tx, id, applied).await })).await.map(drop)
+}
+
+/// Applies what is new, in order. Numbers have no gaps: one that is missing was swept before we read it.
+async fn catch_up(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    loop {
+        let applied = services.node.applied();
+        let head = feed::head(follower.conn()).await?;
+        if head <= applied {
+            services.node.behind_since.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
+        let changes = feed::since(follower.conn(), applied).await?;
+        let now_applied = match (changes.first(), changes.last()) {
+            (Some(first), Some(last)) if has_no_gap(applied, &changes) => {
+                services.node.behind_since.store(first.at, Ordering::Relaxed);
+                apply(services, follower, &changes).await?;
+                last.seq
+            }
+            _ => {
+                reload(services, follower).await?;
+                head
+            }
+        };
+        services.node.applied.send_replace(now_applied);
+    }
+}
+
+/// Numbers are given without gaps, so where one is missing it was swept.
+fn has_no_gap(applied: i64, changes: &[Change]) -> bool {
+    let mut last = applied;
+    changes.iter().all(|change| std::mem::replace(&mut last, change.seq) + 1 >= change.seq)
+}
+
+async fn apply(services: &Services, follower: &mut Follower, changes: &[Change]) -> Result<(), StoreError> {
+    let (mut resources, mut keys, mut clients) = (false, false, false);
+    for change in changes {
+        match change.kind.parse() {
+            Ok(Kind::Client) => {
+                services.clients.invalidate(&change.id);
+                clients = true;
+            }
+            Ok(Kind::Resource) => resources = true,
+            Ok(Kind::SigningKey) => keys = true,
+            Ok(Kind::Revocation) => services.revocations.learn(revocations::get(follower.conn(), &change.id).await?),
+            // A kind that only a later release writes, and acts on.
+            Err(_) => {}
+        }
+    }
+    if clients {
+        services.clients.reload_origins(follower.conn()).await?;
+    }
+    if resources {
+        services.resources.store(Arc::new(Catalog::load(follower.conn()).await?));
+    }
+    if keys {
+        services.keys.reload(follower.conn()).await?;
+    }
+    Ok(())
+}
+
+async fn reload(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    services.clients.invalidate_all();
+    let conn = follower.conn();
+    services.clients.reload_origins(conn).await?;
+    services.resources.store(Arc::new(Catalog::load(conn).await?));
+    services.keys.reload(conn).await?;
+    services.revocations.learn(revocations::all(conn, services.clock.now()).await?);
+    Ok(())
+}
