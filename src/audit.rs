@@ -19,8 +19,9 @@ use crate::wire::vocabulary;
 
 /// An hour in [`Micros`].
 const HOUR: Micros = 3600 * SECOND;
-/// Refusals that get a row of their own, per second; all are counted.
-const SAMPLES: i64 = 10;
+/// Refusals that get a row of their own, per minute; all are counted.
+const SAMPLES: i64 = 60;
+const MINUTE: Micros = 60 * SECOND;
 /// Counters of one transaction.
 const CHUNK: usize = 500;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
@@ -210,6 +211,7 @@ pub struct Audit {
     counters: Mutex<HashMap<Counter, i64>>,
     samples: Mutex<Vec<EventRow>>,
     sampled: AtomicI64,
+    sampled_minute: AtomicI64,
     used: Mutex<HashMap<Id, Micros>>,
 }
 
@@ -220,7 +222,7 @@ impl Audit {
         self.add(cx.now, what, client, word);
         if let Err(error) = outcome
             && error.code != Code::TemporarilyUnavailable
-            && self.sampled.fetch_add(1, Ordering::Relaxed) < SAMPLES
+            && self.may_sample(cx.now)
         {
             let object = client.map(|client| client.as_ref().to_owned()).unwrap_or_default();
             let event = Event::Refused { object, what: what.as_str(), error: word };
@@ -229,6 +231,14 @@ impl Audit {
                 self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
             }
         }
+    }
+
+    fn may_sample(&self, now: Micros) -> bool {
+        let minute = now / MINUTE;
+        if self.sampled_minute.swap(minute, Ordering::Relaxed) != minute {
+            self.sampled.store(0, Ordering::Relaxed);
+        }
+        self.sampled.fetch_add(1, Ordering::Relaxed) < SAMPLES
     }
 
     fn add(&self, now: Micros, what: Counted, client: Option<&Arc<str>>, outcome: &'static str) {
@@ -252,7 +262,6 @@ impl Audit {
     /// # Errors
     /// When the database does not take it.
     pub async fn flush(&self, db: &Db) -> Result<(), StoreError> {
-        self.sampled.store(0, Ordering::Relaxed);
         let counters = std::mem::take(&mut *self.counters.lock().unwrap_or_else(PoisonError::into_inner));
         let mut counters: Vec<(Counter, i64)> = counters.into_iter().collect();
         let mut outcome = Ok(());

@@ -10,7 +10,7 @@ pub enum Code {
     InvalidRequest,
     /// As [`Code::InvalidRequest`], for a body over the limit (HTTP 413).
     RequestTooLarge,
-    /// RFC 6749 §5.2: client authentication failed. The text never says why.
+    /// RFC 6749 §5.2: client authentication failed. The text says why only to who has proved to be the client.
     InvalidClient,
     /// RFC 6749 §5.2: the grant presented is invalid, expired, used or somebody else's.
     InvalidGrant,

@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{SECOND, micros};
 use crate::cx::Services;
 use crate::nodes::FEED_KEPT;
-use crate::store::{Db, JobFuture, StoreError, Tx, artifacts, feed, nodes, revocations};
+use crate::store::{Db, JobFuture, StoreError, Tx, artifacts, audit, feed, nodes, revocations};
 
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
+/// How long samples of refusals are kept.
+const SAMPLES_KEPT: Duration = Duration::from_hours(7 * 24);
 /// Rows of one sweeping transaction: short enough that nobody waits for it.
 const SMALL: i64 = 500;
 
@@ -48,6 +50,7 @@ pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
     let dead = now - 60 * SECOND;
     in_batches(db, move |tx| Box::pin(revocations::sweep(tx, dead, SMALL))).await?;
     in_batches(db, move |tx| Box::pin(feed::sweep(tx, now - micros(FEED_KEPT), SMALL))).await?;
+    in_batches(db, move |tx| Box::pin(audit::sweep_samples(tx, now - micros(SAMPLES_KEPT), SMALL))).await?;
     db.write(move |tx| Box::pin(nodes::sweep(tx, now - micros(FEED_KEPT)))).await?;
     services.revocations.sweep(dead);
     Ok(())

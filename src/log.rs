@@ -61,8 +61,7 @@ impl Write for Line {
 fn one_line(event: &str, format: LogFormat) -> String {
     let text = event.strip_suffix('\n').unwrap_or(event);
     let text = match format {
-        // Such a character is inside a JSON string, where \uXXXX stands for the same character; all are below U+10000.
-        LogFormat::Json => escape(text, |out, c| write!(out, "\\u{:04x}", u32::from(c))),
+        LogFormat::Json => printable_json(text),
         LogFormat::Pretty => printable(text),
     };
     format!("{text}\n")
@@ -72,6 +71,12 @@ fn one_line(event: &str, format: LogFormat) -> String {
 /// sequences) and those that turn the direction of text.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escape(text, |out, c| write!(out, "{}", c.escape_default()))
+}
+
+/// The same of a text that is JSON: such a character is inside a string there, where `\uXXXX` stands for it; all of
+/// them are below U+10000.
+pub fn printable_json(text: &str) -> Cow<'_, str> {
+    escape(text, |out, c| write!(out, "\\u{:04x}", u32::from(c)))
 }
 
 fn escape(text: &str, write: impl Fn(&mut String, char) -> std::fmt::Result) -> Cow<'_, str> {

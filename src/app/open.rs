@@ -105,7 +105,8 @@ fn master_key(config: &Config, sealed: bool, notes: &mut Vec<String>) -> Result<
 /// Puts the file there whole, with its content on the disk, or not at all; never over another.
 fn place(path: &Path, key: &MasterKey) -> std::io::Result<()> {
     let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let _ = std::fs::remove_file(&beside);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     let placed = writeln!(file, "{}", key.to_text().expose())
         .and_then(|()| file.sync_all())
         .and_then(|()| std::fs::hard_link(&beside, path));

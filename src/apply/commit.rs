@@ -9,6 +9,7 @@ use super::{Failed, state};
 use crate::audit::{self, Actor, Event};
 use crate::clients::secret::{SecretHasher, digest_to_text};
 use crate::clock::{Micros, SECOND};
+use crate::nodes::LEASE_BOUND;
 use crate::secret::{Id, Prefix, Secret, random};
 use crate::store::clients::NewCredential;
 use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
@@ -16,8 +17,6 @@ use crate::wire::CredentialKind;
 
 /// A file of many thousand objects takes its time.
 const LONGEST_COMMIT: Duration = Duration::from_mins(1);
-/// Longer than any node goes on by what it knew (nodes.rs).
-const LEASE_BOUND: Micros = 5 * SECOND;
 /// No token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
 const LONGEST_LIFETIME: Micros = 86_400 * SECOND;
 
@@ -170,5 +169,5 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
 /// bounds: enabling the client or making it again does not bring them back.
 async fn revoke_tokens(tx: &mut Tx, client_id: &str) -> Result<(), StoreError> {
     let (not_before, expires_at) = (tx.now() + LEASE_BOUND, tx.now() + LONGEST_LIFETIME);
-    revocations::add(tx, revocations::Kind::Client, client_id, not_before, expires_at).await
+    revocations::add(tx, revocations::Kind::Client, client_id, not_before, expires_at).await.map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,13 @@ pub fn make_folder() -> Result<(), Failure> {
         Failure::failed(format!(
             "the folder {FOLDER} cannot be made here: {cause}. Go to a folder that you may write to"
         ))
-    })
+    })?;
+    // Somebody else's folder, or one that others may write to, is where they could lay traps.
+    let (folder, me) = (fs::symlink_metadata(FOLDER)?, fs::metadata("/proc/self")?);
+    if folder.is_dir() && folder.uid() == me.uid() && folder.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("{FOLDER} here is not a folder of yours alone; remove it, or go to another folder")))
 }
 
 /// dev.json, which must be there.
@@ -162,7 +168,8 @@ fn write(path: &Path, file: &DevFile) -> io::Result<()> {
     let text = serde_json::to_string_pretty(file)?;
     // Beside it first: whoever reads it meanwhile sees the old one or the new one, whole.
     let new = path.with_extension("json.new");
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let _ = fs::remove_file(&new);
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     writeln!(out, "{text}")?;
     out.sync_all()?;
     fs::rename(&new, path)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::log::printable;
+use crate::log::{printable, printable_json};
 
 /// Why a command ends without success.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub fn give_json(value: &impl Serialize) -> Result<(), Failure> {
 pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)?;
     // serde_json escapes what is below U+0020 in strings; the line breaks that are left are the indentation's.
-    Ok(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
+    Ok(text.split('\n').map(printable_json).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -77,6 +77,8 @@ mod tests {
     fn t175_json_of_others_does_not_reach_the_terminal_raw() {
         let text = json(&serde_json::json!({ "scope": "a\u{1b}[31m\u{9b}2J\n\u{202e}" })).unwrap();
         assert_eq!(text.lines().count(), 3);
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["scope"], "a\u{1b}[31m\u{9b}2J\n\u{202e}");
         assert!(!text.replace('\n', "").chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
     }
 }

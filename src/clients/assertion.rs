@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Client, Proof};
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::keys::{Jws, PublicJwk, json};
 use crate::wire::{Algorithm, AssertionAudience, AuthMethod};
 
@@ -74,7 +74,7 @@ impl Use {
 }
 
 fn refused(why: &'static str) -> Error {
-    Error { detail: format!("The client assertion was refused: {why}.").into(), ..Error::invalid_client() }
+    Error::new(Code::InvalidClient, format!("The client assertion was refused: {why}."))
 }
 
 async fn signed_by(cx: &Cx<'_>, client: &Client, jws: &Jws<'_>) -> Result<()> {

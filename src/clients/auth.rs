@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use super::assertion;
 use super::{Client, Credential};
 use crate::cx::Cx;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::form::{self, Form};
 use crate::secret::Secret;
 use crate::wire::AuthMethod;
@@ -58,10 +58,10 @@ pub async fn authenticate(cx: &Cx<'_>, authorization: Option<&str>, form: &Form)
     let registered = client.metadata.token_endpoint_auth_method;
     if registered != method {
         let detail = format!("This client is registered for {registered}, not for {method}.");
-        return Err(Error { detail: detail.into(), ..Error::invalid_client() });
+        return Err(Error::new(Code::InvalidClient, detail));
     }
     if client.disabled {
-        return Err(Error { detail: "This client is disabled.".into(), ..Error::invalid_client() });
+        return Err(Error::new(Code::InvalidClient, "This client is disabled."));
     }
     if let Some(proof) = single_use {
         proof.burn(cx, &client).await?;
@@ -101,9 +101,8 @@ fn presented<'f>(authorization: Option<&str>, form: &'f Form) -> Result<Presente
 
 /// RFC 6749 §2.3.1: HTTP Basic over the form-encoded id and secret.
 fn basic(header: &str) -> Result<(String, Secret)> {
-    let refused = || Error {
-        detail: "The Authorization header is not HTTP Basic of client_id and client_secret.".into(),
-        ..Error::invalid_client()
+    let refused = || {
+        Error::new(Code::InvalidClient, "The Authorization header is not HTTP Basic of client_id and client_secret.")
     };
     let (scheme, encoded) = header.split_once(' ').ok_or_else(refused)?;
     if !scheme.eq_ignore_ascii_case("Basic") {
@@ -120,7 +119,7 @@ fn basic(header: &str) -> Result<(String, Secret)> {
 
 async fn by_secret(cx: &Cx<'_>, client_id: &str, secret: &Secret) -> Result<Arc<Client>> {
     let client = cx.clients.get(client_id).await?;
-    // An unknown client costs what a known one does: there is always a list to look in.
+    // The hashing that an unknown client costs is a known one's; its first lookup is a read of the database more.
     let live: Vec<&Credential> =
         client.iter().flat_map(|client| &client.credentials).filter(|credential| credential.is_live(cx.now)).collect();
     let Some(credential) = cx.hasher.find(secret, &live).await? else { return Err(Error::invalid_client()) };

@@ -221,7 +221,8 @@ pub fn check_client_id(client_id: &str) -> Result<(), Invalid> {
     if !(1..=128).contains(&client_id.len()) || !client_id.bytes().all(allowed) {
         return Err(Invalid::new("client_id", "takes 1 to 128 characters of A-Z a-z 0-9 . _ ~ : / -"));
     }
-    let bare: String = client_id.trim_start_matches("urn:uuid:").chars().filter(|c| *c != '-').collect();
+    let lower = client_id.to_ascii_lowercase();
+    let bare: String = lower.trim_start_matches("urn:uuid:").chars().filter(|c| *c != '-').collect();
     if bare.len() == 32 && bare.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Invalid::new("client_id", "may not look like a UUID: those are subjects of people"));
     }
@@ -299,9 +300,15 @@ mod tests {
     fn s11_a_client_id_does_not_look_like_a_subject() {
         assert!(check_client_id("orders-sync").is_ok());
         assert!(check_client_id("https://a.example/client").is_ok());
-        for bad in
-            ["", "a b", "a\u{0}", "ä", "6fa459ea-ee8a-3ca4-894e-db77e160355e", "6FA459EAEE8A3CA4894EDB77E160355E"]
-        {
+        for bad in [
+            "",
+            "a b",
+            "a\u{0}",
+            "ä",
+            "6fa459ea-ee8a-3ca4-894e-db77e160355e",
+            "6FA459EAEE8A3CA4894EDB77E160355E",
+            "URN:UUID:6fa459ea-ee8a-3ca4-894e-db77e160355e",
+        ] {
             assert!(check_client_id(bad).is_err(), "{bad}");
         }
         assert!(check_client_id(&"a".repeat(129)).is_err());

@@ -138,6 +138,23 @@ pub enum DatabaseUrl {
     Postgres(Secret),
 }
 
+/// What may stand behind the `?` of a PostgreSQL URL.
+const POSTGRES_PARAMETERS: [&str; 13] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
 impl DatabaseUrl {
     /// Parses `sqlite:PATH`, `postgres://…` or `postgresql://…`. `Err` says what is wrong and never quotes the text.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -155,6 +172,10 @@ impl DatabaseUrl {
             return Err("is neither a SQLite nor a PostgreSQL URL; allowed: sqlite:PATH, postgres://…".to_owned());
         }
         match Url::parse(text) {
+            // The driver would log a parameter that it does not know, with its value.
+            Ok(url) if url.query_pairs().any(|(name, _)| !POSTGRES_PARAMETERS.contains(&name.as_ref())) => {
+                Err(format!("has a parameter that is none of {}", POSTGRES_PARAMETERS.join(", ")))
+            }
             Ok(_) => Ok(Self::Postgres(Secret::new(text))),
             Err(error) => Err(format!("is not a URL: {error}")),
         }

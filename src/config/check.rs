@@ -201,15 +201,15 @@ impl Checks<'_> {
         }
     }
 
-    /// Refuses a file that others than its owner can read. One that does not exist is not this check's matter.
+    /// Refuses a file that others than its owner can read or write. One that does not exist is not this check's matter.
     fn private(&mut self, key: &str, file: &Path, danger: &str) {
         let Ok(mode) = std::fs::metadata(file).map(|metadata| metadata.permissions().mode() & 0o777) else { return };
-        if mode & 0o044 != 0 {
+        if mode & 0o066 != 0 {
             let file = file.display();
             self.refuse(
                 key,
                 format!(
-                    "{file} can be read by others than its owner (mode {mode:04o}), who {danger}; run: chmod 600 {file}"
+                    "{file} is open to others than its owner (mode {mode:04o}), who {danger}; run: chmod 600 {file}"
                 ),
             );
         }

@@ -1,5 +1,7 @@
 //! Reading a form from a request.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes, HttpBody};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -9,9 +11,12 @@ use zeroize::Zeroizing;
 use crate::error::{Code, Error, Result};
 use crate::form::Form;
 
+/// A form is some kilobytes: who takes longer to send it only holds a place.
+const BODY_TIME: Duration = Duration::from_secs(3);
+
 /// Reads and parses an `application/x-www-form-urlencoded` body of at most `limit` bytes.
 ///
-/// How long that may take is bounded by the request's time.
+/// That may take three seconds.
 ///
 /// # Errors
 /// 400 `invalid_request` for another content type, a content encoding, a broken body, and what [`Form::parse`]
@@ -23,7 +28,8 @@ pub async fn read_form(headers: &HeaderMap, body: Body, limit: usize) -> Result<
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(Error::invalid_request("The body must not have a Content-Encoding."));
     }
-    read_body(body, limit, Form::parse).await?
+    let read = tokio::time::timeout(BODY_TIME, read_body(body, limit, Form::parse)).await;
+    read.unwrap_or_else(|_| Err(Error::invalid_request("The body took too long.")))?
 }
 
 /// Reads a body of at most `limit` bytes and hands it to `then`. What had to be copied together is wiped after.

@@ -179,7 +179,9 @@ impl Exchange {
     }
 
     fn admit(&mut self, request: &Request) -> Result<()> {
-        if self.edge.in_flight.load(Ordering::Relaxed) > self.edge.settings.max_requests {
+        // What has no body is answered at once: those who let us wait for theirs do not keep others from the key set.
+        let waits = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        if waits && self.edge.in_flight.load(Ordering::Relaxed) > self.edge.settings.max_requests {
             return Err(Error::unavailable("There are too many requests at once.", 1));
         }
         check_framing(request.version(), request.headers()).inspect_err(|_| self.close = true)

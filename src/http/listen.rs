@@ -179,7 +179,8 @@ fn http() -> Builder<TokioExecutor> {
     http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(32 * 1024);
     http.http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(100)
+        // Each stream may hold a place among the requests at work; one connection must not hold many.
+        .max_concurrent_streams(16)
         .max_header_list_size(16 * 1024)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(100)

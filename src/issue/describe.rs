@@ -4,16 +4,13 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
-use super::AccessClaims;
+use super::{AccessClaims, LONGEST_TOKEN};
 use crate::clock::SECOND;
 use crate::cx::Cx;
 use crate::error::{Error, Result};
 use crate::keys::{Jws, Typ};
 use crate::secret::{Prefix, sha256};
 use crate::store::artifacts;
-
-/// Longer texts are no tokens of ours.
-const LONGEST: usize = 8 * 1024;
 
 /// A token whose signature (or row) was checked. Whether it is alive is asked anew each time.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ pub async fn describe(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>
 
 /// Our token, dead or alive.
 pub(super) async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Described>>> {
-    if token.len() > LONGEST {
+    if token.len() > LONGEST_TOKEN {
         return Ok(None);
     }
     let id = sha256(token.as_bytes());
@@ -72,7 +69,7 @@ async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
 
 /// RFC 9068 §4: `typ`, signature by one of our keys under its own algorithm, issuer. Time comes later, each time.
 fn signed(cx: &Cx<'_>, token: &str) -> Option<Described> {
-    let jws = Jws::parse(token, LONGEST).ok()?;
+    let jws = Jws::parse(token, LONGEST_TOKEN).ok()?;
     if !jws.header.is_typ(Typ::AccessToken.as_str()) {
         return None;
     }

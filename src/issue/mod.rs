@@ -23,6 +23,9 @@ use crate::wire::{Algorithm, Scope, TokenFormat};
 pub use describe::{Described, KnownTokens, describe};
 pub use revoke::revoke;
 
+/// No token of ours is longer: what could not be introspected and revoked is not issued. A form's value takes as much.
+const LONGEST_TOKEN: usize = 16 * 1024;
+
 /// What a grant decided: the grant reads and decides, [`tokens`] does the rest.
 #[derive(Debug)]
 pub struct Issue {
@@ -124,7 +127,11 @@ pub async fn tokens(cx: &Cx<'_>, client: &Client, issue: Issue) -> Result<TokenR
             let signer = keys
                 .active(shape.algorithm)
                 .ok_or_else(|| Error::internal(format!("no active {} key", shape.algorithm)))?;
-            Secret::new(signer.sign(Typ::AccessToken, &claims).await?)
+            let token = Secret::new(signer.sign(Typ::AccessToken, &claims).await?);
+            if token.expose().len() > LONGEST_TOKEN {
+                return Err(Error::new(Code::InvalidScope, "The token would be too long; ask for fewer scopes."));
+            }
+            token
         }
         TokenFormat::Opaque => opaque(cx, &claims).await?,
     };

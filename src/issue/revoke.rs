@@ -7,6 +7,7 @@ use crate::clock::SECOND;
 use crate::cx::Cx;
 use crate::error::Result;
 use crate::nodes;
+use crate::store::feed;
 use crate::store::revocations::{self, Kind};
 
 /// Takes back `token` if it is this client's. Whatever else it is, nothing happens (RFC 7009 §2.2): the caller
@@ -24,13 +25,20 @@ pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
         return Ok(());
     }
     let (jti, actor) = (claims.jti.clone(), Actor::client(cx, &client.client_id));
+    // A token is revoked once, whatever its time: repeating it writes nothing more.
+    let always = claims.iat * SECOND;
     let committed = cx.db.write(move |tx| {
         Box::pin(async move {
-            revocations::add(tx, Kind::Token, &jti, tx.now(), expires_at).await?;
-            audit::record(tx, &actor, &Event::TokenRevoked { object: jti }).await
+            if revocations::add(tx, Kind::Token, &jti, always, expires_at).await? {
+                audit::record(tx, &actor, &Event::TokenRevoked { object: jti }).await?;
+                return Ok(None);
+            }
+            // Somebody was first, and nodes may still be learning of it: this caller waits for the same.
+            feed::head(tx).await.map(Some)
         })
     });
-    match committed.await?.seq {
+    let committed = committed.await?;
+    match committed.seq.or(committed.value) {
         Some(seq) => nodes::acted_on(cx, seq).await,
         None => Ok(()),
     }

@@ -76,23 +76,7 @@ impl MasterKey {
     /// # Errors
     /// When the text is anything else.
     pub fn parse(text: &str) -> Result<Self, MalformedMasterKey> {
-        let text = text.trim().as_bytes();
-        let mut key = Self([0; 32]);
-        match text.len() {
-            64 => {
-                for (byte, digits) in key.0.iter_mut().zip(text.chunks_exact(2)) {
-                    *byte = hex_digit(digits[0])? << 4 | hex_digit(digits[1])?;
-                }
-            }
-            43 => {
-                let read = URL_SAFE_NO_PAD.decode_slice_unchecked(text, &mut key.0).map_err(|_| MalformedMasterKey)?;
-                if read != key.0.len() {
-                    return Err(MalformedMasterKey);
-                }
-            }
-            _ => return Err(MalformedMasterKey),
-        }
-        Ok(key)
+        crate::config::master_key_bytes(text.trim()).map(|key| Self(*key)).ok_or(MalformedMasterKey)
     }
 
     /// The key as 43 base64url characters, for the file that holds it.
@@ -160,11 +144,6 @@ impl MasterKey {
     fn cipher(&self) -> Option<RandomizedNonceKey> {
         RandomizedNonceKey::new(&AES_256_GCM, &self.0).ok()
     }
-}
-
-fn hex_digit(digit: u8) -> Result<u8, MalformedMasterKey> {
-    let value = char::from(digit).to_digit(16).ok_or(MalformedMasterKey)?;
-    u8::try_from(value).map_err(|_| MalformedMasterKey)
 }
 
 #[cfg(test)]

@@ -88,7 +88,6 @@ async fn ring(bell: Option<&mut PgListener>) -> bool {
 }
 
 async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> Result<(), StoreError> {
-    let bound = micros(LEASE).unsigned_abs();
     let work = async {
         let started = if renewing { Some(follow_clock(services, follower).await?) } else { None };
         if renewing && services.db.sqlite_path().is_none() || services.db.write_failed() {
@@ -106,7 +105,7 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
         }
         Ok(())
     };
-    tokio::time::timeout(Duration::from_micros(bound), work)
+    tokio::time::timeout(LEASE, work)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the database did not answer within a lease".into())))
 }

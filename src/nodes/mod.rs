@@ -24,6 +24,8 @@ pub use follow::{follow, join};
 
 /// How long a lease row promises.
 const LEASE: Duration = Duration::from_secs(3);
+/// Longer than any node goes on by what it knew before a change.
+pub const LEASE_BOUND: Micros = 5 * SECOND;
 /// How long its node counts on it: less, by what clocks of two nodes may differ after following the database's.
 const COUNTED_ON: Duration = Duration::from_millis(2500);
 const RENEW: Duration = Duration::from_secs(1);

@@ -11,12 +11,12 @@ use http::{HeaderMap, HeaderValue};
 use super::OAuth;
 use crate::clients::{Client, auth};
 use crate::cx::Cx;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::form::Form;
 use crate::http::layers::Peer;
 use crate::http::{cors, form};
 
-/// A form request by a client, read and authenticated.
+/// A form request by a client, read.
 pub(super) struct Call<'s> {
     pub(super) cx: Cx<'s>,
     pub(super) form: Form,
@@ -63,7 +63,7 @@ impl<'s> Call<'s> {
 
     fn authorization(&self) -> Result<Option<&str>> {
         let text = self.authorization.as_ref().map(HeaderValue::to_str).transpose();
-        text.map_err(|_| Error { detail: "The Authorization header is not ASCII.".into(), ..Error::invalid_client() })
+        text.map_err(|_| Error::new(Code::InvalidClient, "The Authorization header is not ASCII."))
     }
 
     /// CORS: a page may read the answer when the client that it named registered the page's origin.

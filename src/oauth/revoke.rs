@@ -19,7 +19,7 @@ pub(super) async fn revoke(State(oauth): State<Arc<OAuth>>, request: Request) ->
     let mut client = None;
     let outcome = match &call {
         Ok(call) => answer(call, &mut client).await,
-        Err(_) => Ok(()),
+        Err(_) => Err(Error::invalid_request("")),
     };
     let (call, outcome) = match call {
         Ok(call) => (Some(call), outcome),

@@ -13,6 +13,8 @@ queries! {
     LATEST = "SELECT at, kind, actor, object, address, request_id, details FROM audit_events ORDER BY at DESC LIMIT $1";
     COUNT = "INSERT INTO usage_counters (hour, event, client_id, outcome, n) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (hour, event, client_id, outcome) DO UPDATE SET n = usage_counters.n + excluded.n";
+    SWEEP_SAMPLES = "DELETE FROM audit_events WHERE id IN \
+                     (SELECT id FROM audit_events WHERE kind = 'request.refused' AND at < $1 ORDER BY at LIMIT $2)";
     COUNTED = "SELECT CAST(COALESCE(SUM(n), 0) AS BIGINT) FROM usage_counters \
                WHERE event = $1 AND client_id = $2 AND outcome = $3";
 }
@@ -22,7 +24,7 @@ queries! {
 pub struct EventRow {
     /// When.
     pub at: Micros,
-    /// Which event: a word of [`crate::audit::Event`](../../audit/enum.Event.html).
+    /// Which event: a word of `audit::Event`.
     pub kind: String,
     /// Who did it: `client:…`, `cli`, `system`.
     pub actor: String,
@@ -45,6 +47,11 @@ pub async fn add(tx: &mut Tx, id: Id, event: &EventRow) -> Result<(), StoreError
 /// The latest `limit` events, newest first.
 pub async fn latest(conn: &mut Conn, limit: i64) -> Result<Vec<EventRow>, StoreError> {
     fetch!(all, conn, LATEST, limit)
+}
+
+/// Forgets up to `limit` samples of refusals from before `before`; the counters keep their number.
+pub async fn sweep_samples(tx: &mut Tx, before: Micros, limit: i64) -> Result<u64, StoreError> {
+    execute!(tx, SWEEP_SAMPLES, before, limit)
 }
 
 /// What a counter counts.

@@ -1,4 +1,4 @@
-//! Facts about this database that are decided once: the issuer it belongs to, the check value of its master key.
+//! Facts about this database that are decided once: the check value of its master key.
 
 use super::conn::{execute, fetch, queries};
 use super::{Conn, StoreError, Tx};

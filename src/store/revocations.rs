@@ -40,11 +40,19 @@ pub struct RevocationRow {
     pub expires_at: Micros,
 }
 
-/// Takes back what was issued before `not_before`; a later `not_before` wins.
-pub async fn add(tx: &mut Tx, kind: Kind, id: &str, not_before: Micros, expires_at: Micros) -> Result<(), StoreError> {
-    execute!(tx, ADD, kind.as_str(), id, not_before, expires_at)?;
-    tx.announce(feed::Kind::Revocation, format!("{kind}:{id}"));
-    Ok(())
+/// Takes back what was issued before `not_before`; a later `not_before` wins. Whether that was new.
+pub async fn add(
+    tx: &mut Tx,
+    kind: Kind,
+    id: &str,
+    not_before: Micros,
+    expires_at: Micros,
+) -> Result<bool, StoreError> {
+    let new = execute!(tx, ADD, kind.as_str(), id, not_before, expires_at)? > 0;
+    if new {
+        tx.announce(feed::Kind::Revocation, format!("{kind}:{id}"));
+    }
+    Ok(new)
 }
 
 /// Every revocation that still matters.

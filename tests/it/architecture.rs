@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom up; a room may use its own layer and those below. Protocol families may not use each
 /// other.
 const LAYERS: [(&str, &[&str]); 5] = [
-    ("foundation", &["clock", "config", "error", "form", "secret", "store", "wire"]),
+    ("foundation", &["clock", "config", "error", "form", "log", "secret", "store", "wire"]),
     (
         "services",
         &["apply", "audit", "clients", "cx", "issue", "jobs", "keys", "metrics", "nodes", "outbound", "resources"],
     ),
     ("edge", &["http"]),
     ("protocols", &["oauth"]),
-    ("app", &["app", "cli", "log"]),
+    ("app", &["app", "cli"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -73,6 +73,36 @@ both! {
         let left = server.services.db.read(move |conn| Box::pin(sealwright::store::revocations::all(conn, now))).await.unwrap();
         assert!(left.is_empty());
     }
+
+    async fn t24_a_token_is_never_too_long_to_be_taken_back(engine) {
+        let server = Server::empty(engine).await;
+        let scopes: Vec<String> = (0..240).map(|n| format!("a-scope-with-a-rather-long-name-{n:04}")).collect();
+        let words = scopes.iter().map(|scope| format!("\"{scope}\" = \"x\"")).collect::<Vec<_>>().join(", ");
+        let big = EXAMPLE
+            .replace("\"orders:read\" = \"Read orders\", \"orders:write\" = \"Change orders\"", &words)
+            .replace("orders:read orders:write", &scopes.join(" "));
+        let gateway = server.apply(&big).await[0].secret.expose().to_owned();
+        let token = server.token().await;
+        assert!(token.len() > 8 * 1024, "{}", token.len());
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+        revoke(&server, &token).await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+        // What would be longer than what the endpoints take is not issued.
+        let longer = big.replace("a-scope-with", "a-scope-that-is-longer-still-by-some-characters-with");
+        server.try_apply(&longer, true).await.unwrap();
+        let form = [("grant_type", "client_credentials")];
+        server.post(TOKEN, Some(("orders-sync", SECRET)), &form).await.assert_error(400, "invalid_scope");
+    }
+
+    async fn i6_revoking_again_writes_nothing_more(engine) {
+        let (server, _) = Server::example(engine).await;
+        let token = server.token().await;
+        for _ in 0..5 {
+            revoke(&server, &token).await;
+        }
+        let events = server.services.db.read(|conn| Box::pin(sealwright::store::audit::latest(conn, 100))).await.unwrap();
+        assert_eq!(events.iter().filter(|event| event.kind == "token.revoked").count(), 1);
+    }
 }
 
 /// T-25: from the moment of the 200 at node A, no other node says active. Both directions, without a pause.
