@@ -108,10 +108,24 @@ async fn revoke(server: &Server, token: &str) -> Answer {
     server.post(REVOKE, Some(("orders-sync", SECRET)), &[("token", token)]).await
 }
 
+/// What introspection says once it says something: a busy machine may lose the lease again meanwhile, and 503 is right then.
 async fn is_active(server: &Server, gateway: &str, token: &str) -> bool {
-    let answer = server.introspect(gateway, token).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
-    answer.json["active"].as_bool().unwrap()
+    let mut active = None;
+    until("introspection answers", async || {
+        let answer = server.introspect(gateway, token).await;
+        if answer.status != 200 {
+            assert_unavailable(&answer);
+        }
+        active = answer.json["active"].as_bool();
+        active.is_some()
+    })
+    .await;
+    active.unwrap()
+}
+
+/// Revokes; as often as it takes when the machine is busy.
+async fn revoked(server: &Server, token: &str) {
+    until("revoked", async || revoke(server, token).await.status == 200).await;
 }
 
 async fn management(server: &Server, path: &str) -> u16 {
@@ -152,7 +166,7 @@ async fn fails_closed(server: &Server, gateway: &str, token: &str) {
 async fn outage(link: Link) {
     let (server, proxy, gateway) = behind_a_proxy().await;
     let (dead, kept, wanted) = (server.token().await, server.token().await, server.token().await);
-    assert_eq!(revoke(&server, &dead).await.status, 200);
+    revoked(&server, &dead).await;
     assert!(!is_active(&server, &gateway, &dead).await);
     assert!(is_active(&server, &gateway, &kept).await);
 
@@ -181,9 +195,12 @@ async fn outage(link: Link) {
     if link == Link::Cut {
         assert!(is_active(&server, &gateway, &wanted).await, "nothing reached the database");
     }
-    until("revoking again", async || revoke(&server, &wanted).await.status == 200).await;
+    revoked(&server, &wanted).await;
     assert!(!is_active(&server, &gateway, &wanted).await);
-    assert_eq!(server.post(TOKEN, Some(("never-seen", "x")), &[CC]).await.status, 401);
+    until("an unknown client is 401 again", async || {
+        server.post(TOKEN, Some(("never-seen", "x")), &[CC]).await.status == 401
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +279,7 @@ async fn i7_a_node_that_is_cut_off_does_not_say_active_after_another_revoked() {
     assert!(is_active(&cut_off, &gateway, &token).await && is_active(&other, &gateway, &token).await);
     proxy.set(Link::Silent);
     // The 200 says that no node says active, this one by its lease having ended.
-    until("revoked at the other", async || revoke(&other, &token).await.status == 200).await;
+    revoked(&other, &token).await;
     let found = cut_off.introspect(&gateway, &token).await;
     assert!(found.status == 503 || found.json["active"] == false, "{}", found.text);
     assert!(!is_active(&other, &gateway, &token).await);
@@ -274,10 +291,10 @@ async fn i7_a_node_that_is_cut_off_does_not_say_active_after_another_revoked() {
 /// Somebody holds the write lock of the SQLite file: as good as gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t24_i7_a_sqlite_file_that_cannot_be_written_is_503_and_comes_back() {
-    let server = Server::with(Engine::Sqlite, |config| config.database.deadline_milliseconds = 200).await;
+    let server = Server::with(Engine::Sqlite, |config| config.database.deadline_milliseconds = 1000).await;
     let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
     let (dead, kept) = (server.token().await, server.token().await);
-    assert_eq!(revoke(&server, &dead).await.status, 200);
+    revoked(&server, &dead).await;
     let mut other = sqlx::SqliteConnection::connect(&server.place.url).await.unwrap();
     // The server may be writing at this moment.
     other.execute("PRAGMA busy_timeout = 20000; BEGIN IMMEDIATE").await.unwrap();
@@ -299,9 +316,8 @@ async fn t24_i7_a_sqlite_file_that_cannot_be_written_is_503_and_comes_back() {
     until("tokens again", async || ask_token(&server).await.status == 200).await;
     assert!(!is_active(&server, &gateway, &dead).await);
     assert!(is_active(&server, &gateway, &kept).await, "nothing was written");
-    until("revoking again", async || revoke(&server, &kept).await.status == 200).await;
-    let found = server.post(INTROSPECT, Some(("edge-gateway", &gateway)), &[("token", &kept)]).await;
-    assert_eq!(found.json["active"], false);
+    revoked(&server, &kept).await;
+    assert!(!is_active(&server, &gateway, &kept).await);
 }
 
 /// F-09: no byte can be written to a file, as on a full disk. The limit is the kernel's (EFBIG), which counts for root too.
