@@ -56,7 +56,6 @@ pub struct Services {
 }
 
 /// One request's view of the services.
-#[derive(Clone)]
 pub struct Cx<'s> {
     services: &'s Services,
     /// This node's lease when the request came, before anything was read from memory for it.
@@ -81,12 +80,6 @@ impl<'s> Cx<'s> {
     /// As [`Node::require`].
     pub fn require_lease(&self) -> Result<()> {
         self.node.require(self.lease)
-    }
-
-    /// The same request, at this moment.
-    #[must_use]
-    pub fn later(self) -> Self {
-        Self { now: self.services.clock.now(), ..self }
     }
 }
 

@@ -13,6 +13,7 @@ const MAX_NAME: usize = 64;
 const MAX_VALUE: usize = 16 * 1024;
 
 /// A parsed form. Values may be secrets: they are wiped when the form goes, and `Debug` shows names only.
+#[derive(Default)]
 pub struct Form {
     /// All names and values, decoded, one after the other.
     text: Zeroizing<String>,

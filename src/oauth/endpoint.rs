@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, ORIGIN};
 use http::{HeaderMap, HeaderValue};
 
 use super::OAuth;
+use crate::audit::Counted;
 use crate::clients::{Client, auth};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
@@ -16,61 +17,78 @@ use crate::form::Form;
 use crate::http::layers::Peer;
 use crate::http::{cors, form};
 
-/// A form request by a client, read.
+/// A request by a client. An endpoint begins one, answers (reads it, authenticates, does its work) and finishes it.
 pub(super) struct Call<'s> {
     pub(super) cx: Cx<'s>,
+    /// Empty until it is read.
     pub(super) form: Form,
-    authorization: Option<HeaderValue>,
-    origin: Option<HeaderValue>,
+    headers: HeaderMap,
+    max_body: usize,
+    /// Who calls, once it is proven; else, at the end, who is named.
+    client: Option<Arc<Client>>,
 }
 
 impl<'s> Call<'s> {
-    /// Reads the request.
-    ///
-    /// # Errors
-    /// As [`form::read_form`].
-    pub(super) async fn read(oauth: &'s OAuth, request: Request) -> (Cx<'s>, Result<Self>) {
-        let (parts, body): (_, Body) = request.into_parts();
+    /// The call that `request` is, and the body to read its form from.
+    pub(super) fn begin(oauth: &'s OAuth, request: Request) -> (Self, Body) {
+        let (parts, body) = request.into_parts();
         let cx = match parts.extensions.get::<Peer>() {
             Some(peer) => Cx::new(&oauth.services, peer.address, peer.request_id.as_str().into()),
             None => Cx::new(&oauth.services, std::net::Ipv4Addr::UNSPECIFIED.into(), "".into()),
         };
-        let read = form::read_form(&parts.headers, body, oauth.max_body).await;
+        let call = Self { cx, form: Form::default(), headers: parts.headers, max_body: oauth.max_body, client: None };
+        (call, body)
+    }
+
+    /// Reads the form.
+    ///
+    /// # Errors
+    /// As [`form::read_form`].
+    pub(super) async fn read(&mut self, body: Body) -> Result<()> {
+        let read = form::read_form(&self.headers, body, self.max_body).await;
         // A body may take its time; what follows is judged by the time when all of it was there.
-        let cx = cx.later();
-        let read = read.map(|form| Self {
-            cx: cx.clone(),
-            form,
-            authorization: parts.headers.get(AUTHORIZATION).cloned(),
-            origin: parts.headers.get(ORIGIN).cloned(),
-        });
-        (cx, read)
+        self.cx.now = self.cx.clock.now();
+        self.form = read?;
+        Ok(())
     }
 
     /// The client that makes this call.
     ///
     /// # Errors
     /// As [`auth::authenticate`].
-    pub(super) async fn client(&self) -> Result<Arc<Client>> {
-        auth::authenticate(&self.cx, self.authorization()?, &self.form).await
+    pub(super) async fn authenticate(&mut self) -> Result<Arc<Client>> {
+        let client = auth::authenticate(&self.cx, self.authorization()?, &self.form).await?;
+        self.client = Some(client.clone());
+        Ok(client)
     }
 
-    /// The client that the call names, proven or not, when it exists: for counting.
-    pub(super) async fn named(&self) -> Option<Arc<Client>> {
-        let name = auth::named(self.authorization().ok().flatten(), &self.form)?;
-        self.cx.clients.get(&name).await.ok().flatten()
+    /// Counts the call and renders what it came to. A refusal counts for the client that the call names, proven or
+    /// not, when it exists.
+    pub(super) async fn finish(&mut self, what: Counted, outcome: Result<Response>) -> Response {
+        if outcome.is_err()
+            && self.client.is_none()
+            && let Some(name) = auth::named(self.authorization().ok().flatten(), &self.form)
+        {
+            self.client = self.cx.clients.get(&name).await.ok().flatten();
+        }
+        let client = self.client.as_ref().map(|client| &client.client_id);
+        self.cx.audit.count(&self.cx, what, client, outcome.as_ref().map(drop));
+        outcome.unwrap_or_else(IntoResponse::into_response)
+    }
+
+    /// CORS, after the end: a page may read `response` when the client that it named registered the page's origin.
+    pub(super) fn allow_origin(&self, mut response: Response) -> Response {
+        if let Some(origin) = self.headers.get(ORIGIN) {
+            let client = self.client.as_deref();
+            let allowed = origin.to_str().is_ok_and(|origin| client.is_some_and(|client| client.allows_origin(origin)));
+            cors::allow(response.headers_mut(), allowed.then_some(origin));
+        }
+        response
     }
 
     fn authorization(&self) -> Result<Option<&str>> {
-        let text = self.authorization.as_ref().map(HeaderValue::to_str).transpose();
+        let text = self.headers.get(AUTHORIZATION).map(HeaderValue::to_str).transpose();
         text.map_err(|_| Error::new(Code::InvalidClient, "The Authorization header is not ASCII."))
-    }
-
-    /// CORS: a page may read the answer when the client that it named registered the page's origin.
-    pub(super) fn allow_origin(&self, client: Option<&Client>, headers: &mut HeaderMap) {
-        let Some(origin) = &self.origin else { return };
-        let allowed = origin.to_str().is_ok_and(|origin| client.is_some_and(|client| client.allows_origin(origin)));
-        cors::allow(headers, allowed.then_some(origin));
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -29,30 +30,25 @@ struct Active<'t> {
 const INACTIVE: &[u8] = br#"{"active":false}"#;
 
 pub(super) async fn introspect(State(oauth): State<Arc<OAuth>>, request: Request) -> Response {
-    let (cx, call) = Call::read(&oauth, request).await;
-    let mut client = None;
-    let outcome = match call {
-        Ok(call) => answer(&call, &mut client).await,
-        Err(refusal) => Err(refusal),
-    };
+    let (mut call, body) = Call::begin(&oauth, request);
+    let outcome = answer(&mut call, body).await;
     match &outcome {
-        Ok(found) => cx.metrics.introspected(found.is_some()),
-        Err(error) => cx.metrics.introspection_refused(error.code),
+        Ok(found) => call.cx.metrics.introspected(found.is_some()),
+        Err(error) => call.cx.metrics.introspection_refused(error.code),
     }
-    cx.audit.count(&cx, Counted::Introspection, client.as_ref(), outcome.as_ref().map(drop));
-    match outcome {
-        Ok(Some(found)) => {
+    let outcome = outcome.map(|found| match found {
+        Some(found) => {
             let active = Active { active: true, token_type: "Bearer", claims: &found.claims };
             render::json(StatusCode::OK, &active)
         }
-        Ok(None) => render::json_bytes(StatusCode::OK, INACTIVE),
-        Err(error) => error.into_response(),
-    }
+        None => render::json_bytes(StatusCode::OK, INACTIVE),
+    });
+    call.finish(Counted::Introspection, outcome).await
 }
 
-async fn answer(call: &Call<'_>, known: &mut Option<Arc<str>>) -> Result<Option<Arc<Described>>> {
-    let client = call.client().await?;
-    *known = Some(client.client_id.clone());
+async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Arc<Described>>> {
+    call.read(body).await?;
+    let client = call.authenticate().await?;
     // RFC 7662 §2.1: the endpoint requires authorization, which a public client cannot show.
     if !client.is_confidential() {
         return Err(Error::invalid_client());

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 
 use super::OAuth;
 use super::endpoint::Call;
 use super::grants::client_credentials;
 use crate::audit::Counted;
-use crate::clients::Client;
 use crate::error::{Code, Error, Result};
 use crate::form::Form;
 use crate::http::render;
@@ -18,42 +18,20 @@ use crate::issue::{self, TokenResponse};
 use crate::wire::GrantType;
 
 pub(super) async fn token(State(oauth): State<Arc<OAuth>>, request: Request) -> Response {
-    let (cx, call) = Call::read(&oauth, request).await;
-    let (mut client, mut grant) = (None, None);
-    let outcome = match &call {
-        Ok(call) => answer(call, &mut client, &mut grant).await,
-        Err(_) => Err(Error::invalid_request("")),
-    };
-    let (call, outcome) = match call {
-        Ok(call) => (Some(call), outcome),
-        Err(refusal) => (None, Err(refusal)),
-    };
-    cx.metrics.token_request(grant, outcome.as_ref().err().map(|error| error.code));
-    if let (Err(_), None, Some(call)) = (&outcome, &client, &call) {
-        client = call.named().await;
-    }
-    cx.audit.count(&cx, Counted::Token, client.as_ref().map(|client| &client.client_id), outcome.as_ref().map(drop));
-    let mut response = match outcome {
-        Ok(tokens) => render::json(StatusCode::OK, &tokens),
-        Err(error) => error.into_response(),
-    };
-    if let Some(call) = call {
-        call.allow_origin(client.as_deref(), response.headers_mut());
-    }
-    response
+    let (mut call, body) = Call::begin(&oauth, request);
+    let outcome = answer(&mut call, body).await;
+    let grant = grant_type(&call.form).ok();
+    call.cx.metrics.token_request(grant, outcome.as_ref().err().map(|error| error.code));
+    let outcome = outcome.map(|tokens| render::json(StatusCode::OK, &tokens));
+    let response = call.finish(Counted::Token, outcome).await;
+    call.allow_origin(response)
 }
 
-async fn answer(
-    call: &Call<'_>,
-    known: &mut Option<Arc<Client>>,
-    named: &mut Option<GrantType>,
-) -> Result<TokenResponse> {
+async fn answer(call: &mut Call<'_>, body: Body) -> Result<TokenResponse> {
+    call.read(body).await?;
     let started = call.cx.clock.monotonic();
-    let grant = grant_type(&call.form);
-    *named = grant.as_ref().ok().copied();
-    let client = call.client().await?;
-    *known = Some(client.clone());
-    let grant = grant?;
+    let client = call.authenticate().await?;
+    let grant = grant_type(&call.form)?;
     if !client.metadata.grant_types.contains(&grant) {
         return Err(Error::new(Code::UnauthorizedClient, "This client may not use this grant."));
     }
