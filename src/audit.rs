@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::apply::{Action, FieldChange};
 use crate::clients::Credential;
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
@@ -27,111 +26,92 @@ const CHUNK: usize = 500;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
 const MOST_COUNTERS: usize = 100_000;
 
-/// What happened, with what is particular to it. `object` is what it was done to; it is a column of its own.
+/// What happens to an object of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is made.
+    Create,
+    /// Some of it becomes different.
+    Change,
+    /// It goes, with all it has.
+    Remove,
+    /// It is as it should be already.
+    Unchanged,
+}
+
+/// One field that becomes different. Never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldChange {
+    /// The name that it has in an `apply` file; for one of several, with the one: `client_secrets "2027"`.
+    pub field: String,
+    /// What it was; `None`: it was not set.
+    pub old: Option<String>,
+    /// What it will be.
+    pub new: Option<String>,
+    /// Whether this narrows what the client or resource could do before.
+    pub takes_away: bool,
+}
+
+/// What happened, with what is particular to it. Each says what its object is: a column of its own.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event")]
 pub enum Event {
-    /// A client was made or changed.
+    /// A client was made or changed: the `client_id`.
     #[serde(rename = "client.saved")]
     ClientSaved {
-        /// The `client_id`.
-        #[serde(skip)]
-        object: String,
         /// Whether it is new.
         action: Action,
         /// The fields that changed; never secrets.
         fields: Vec<FieldChange>,
     },
-    /// A client was removed.
+    /// A client was removed: the `client_id`.
     #[serde(rename = "client.removed")]
-    ClientRemoved {
-        /// The `client_id`.
-        #[serde(skip)]
-        object: String,
-    },
-    /// A client got a credential.
+    ClientRemoved,
+    /// A client got a credential: the `client_id`.
     #[serde(rename = "credential.added")]
     CredentialAdded {
-        /// The `client_id`.
-        #[serde(skip)]
-        object: String,
         /// The credential's label.
         label: String,
         /// A word of `CredentialKind`.
         kind: String,
     },
-    /// A client lost a credential.
+    /// A client lost a credential: the `client_id`.
     #[serde(rename = "credential.removed")]
     CredentialRemoved {
-        /// The `client_id`.
-        #[serde(skip)]
-        object: String,
         /// The credential's label.
         label: String,
         /// A word of `CredentialKind`.
         kind: String,
     },
-    /// A resource was made or changed.
+    /// A resource was made or changed: its identifier.
     #[serde(rename = "resource.saved")]
     ResourceSaved {
-        /// The identifier.
-        #[serde(skip)]
-        object: String,
         /// Whether it is new.
         action: Action,
         /// The fields that changed.
         fields: Vec<FieldChange>,
     },
-    /// A resource was removed.
+    /// A resource was removed: its identifier.
     #[serde(rename = "resource.removed")]
-    ResourceRemoved {
-        /// The identifier.
-        #[serde(skip)]
-        object: String,
-    },
-    /// A signing key was made.
+    ResourceRemoved,
+    /// A signing key was made: its `kid`.
     #[serde(rename = "signing_key.made")]
     SigningKeyMade {
-        /// The `kid`.
-        #[serde(skip)]
-        object: String,
         /// Its algorithm.
         alg: String,
     },
-    /// A token was taken back.
+    /// A token was taken back: its `jti`.
     #[serde(rename = "token.revoked")]
-    TokenRevoked {
-        /// The `jti`.
-        #[serde(skip)]
-        object: String,
-    },
-    /// A request was refused; a sample.
+    TokenRevoked,
+    /// A request was refused, a sample: the client that was named, if it exists.
     #[serde(rename = "request.refused")]
     Refused {
-        /// The client that was named, if it exists.
-        #[serde(skip)]
-        object: String,
         /// What was asked for.
         what: &'static str,
         /// The error code.
         error: &'static str,
     },
-}
-
-impl Event {
-    fn object(&self) -> &str {
-        match self {
-            Self::ClientSaved { object, .. }
-            | Self::ClientRemoved { object }
-            | Self::CredentialAdded { object, .. }
-            | Self::CredentialRemoved { object, .. }
-            | Self::ResourceSaved { object, .. }
-            | Self::ResourceRemoved { object }
-            | Self::SigningKeyMade { object, .. }
-            | Self::TokenRevoked { object }
-            | Self::Refused { object, .. } => object,
-        }
-    }
 }
 
 /// Who did it, and from where.
@@ -163,16 +143,16 @@ impl Actor {
     }
 }
 
-/// Records `event` in the transaction of what it records.
+/// Records `event`, done by `actor` to `object`, in the transaction of what it records.
 ///
 /// # Errors
 /// When the row cannot be written: then nothing else of the transaction stands either.
-pub async fn record(tx: &mut Tx, actor: &Actor, event: &Event) -> Result<(), StoreError> {
+pub async fn record(tx: &mut Tx, actor: &Actor, object: &str, event: &Event) -> Result<(), StoreError> {
     let id: Id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
-    audit::add(tx, id, &row(tx.now(), actor, event)?).await
+    audit::add(tx, id, &row(tx.now(), actor, object, event)?).await
 }
 
-fn row(at: Micros, actor: &Actor, event: &Event) -> Result<EventRow, StoreError> {
+fn row(at: Micros, actor: &Actor, object: &str, event: &Event) -> Result<EventRow, StoreError> {
     let unfit = |cause: serde_json::Error| StoreError::Unfit(cause.to_string());
     let mut details = match serde_json::to_value(event).map_err(unfit)? {
         serde_json::Value::Object(details) => details,
@@ -186,7 +166,7 @@ fn row(at: Micros, actor: &Actor, event: &Event) -> Result<EventRow, StoreError>
         at,
         kind,
         actor: actor.name.clone(),
-        object: event.object().to_owned(),
+        object: object.to_owned(),
         address: actor.address.clone(),
         request_id: actor.request_id.clone(),
         details: serde_json::Value::Object(details).to_string(),
@@ -224,10 +204,9 @@ impl Audit {
             && error.code != Code::TemporarilyUnavailable
             && self.may_sample(cx.now)
         {
-            let object = client.map(|client| client.as_ref().to_owned()).unwrap_or_default();
-            let event = Event::Refused { object, what: what.as_str(), error: word };
+            let event = Event::Refused { what: what.as_str(), error: word };
             let actor = Actor { name: "anonymous".into(), ..Actor::client(cx, "") };
-            if let Ok(row) = row(cx.now, &actor, &event) {
+            if let Ok(row) = row(cx.now, &actor, client.map_or("", AsRef::as_ref), &event) {
                 self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
             }
         }

@@ -121,42 +121,41 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
         }
     }
     let actor = Actor::command_line();
-    let record = async |tx: &mut Tx, event: Event| audit::record(tx, &actor, &event).await;
+    let record = async |tx: &mut Tx, object: &str, event: Event| audit::record(tx, &actor, object, &event).await;
     for change in changes {
-        let object = change.id.clone();
+        let (id, action) = (change.id.as_str(), change.action);
         match &change.work {
             Work::None => {}
-            Work::RemoveResource => record(tx, Event::ResourceRemoved { object }).await?,
+            Work::RemoveResource => record(tx, id, Event::ResourceRemoved).await?,
             Work::RemoveClient => {
-                clients::delete(tx, &change.id).await?;
-                revoke_tokens(tx, &change.id).await?;
-                record(tx, Event::ClientRemoved { object }).await?;
+                clients::delete(tx, id).await?;
+                revoke_tokens(tx, id).await?;
+                record(tx, id, Event::ClientRemoved).await?;
             }
             Work::SaveResource { row, scopes } => {
                 resources::save(tx, row).await?;
-                resources::add_scopes(tx, &change.id, scopes).await?;
-                record(tx, Event::ResourceSaved { object, action: change.action, fields: change.fields.clone() })
-                    .await?;
+                resources::add_scopes(tx, id, scopes).await?;
+                record(tx, id, Event::ResourceSaved { action, fields: change.fields.clone() }).await?;
             }
             Work::SaveClient { row, origins, credentials } => {
                 clients::save(tx, row, origins).await?;
                 if row.disabled {
-                    revoke_tokens(tx, &change.id).await?;
+                    revoke_tokens(tx, id).await?;
                 }
                 let fields = change.fields.clone();
-                record(tx, Event::ClientSaved { object, action: change.action, fields }).await?;
+                record(tx, id, Event::ClientSaved { action, fields }).await?;
                 for gone in &credentials.remove {
-                    clients::remove_credential(tx, &change.id, &gone.id).await?;
+                    clients::remove_credential(tx, id, &gone.id).await?;
                     let (label, kind) = (gone.label.clone(), gone.kind.clone());
-                    record(tx, Event::CredentialRemoved { object: change.id.clone(), label, kind }).await?;
+                    record(tx, id, Event::CredentialRemoved { label, kind }).await?;
                 }
-                for (id, expires_at) in &credentials.expire {
-                    clients::set_expiry(tx, &change.id, id, *expires_at).await?;
+                for (credential, expires_at) in &credentials.expire {
+                    clients::set_expiry(tx, id, credential, *expires_at).await?;
                 }
                 for row in new.drain(..credentials.add.len().min(new.len())) {
-                    clients::add_credential(tx, &change.id, &row).await?;
+                    clients::add_credential(tx, id, &row).await?;
                     let kind = row.kind.to_owned();
-                    record(tx, Event::CredentialAdded { object: change.id.clone(), label: row.label, kind }).await?;
+                    record(tx, id, Event::CredentialAdded { label: row.label, kind }).await?;
                 }
             }
         }

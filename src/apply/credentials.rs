@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::Failed;
 use super::file::{ClientSpec, SecretSpec, rfc3339};
-use super::{Failed, FieldChange};
+use crate::audit::FieldChange;
 use crate::clients::metadata::check_text;
 use crate::clients::secret::{SecretHasher, digest_to_text};
 use crate::clock::Micros;

@@ -22,7 +22,7 @@ use crate::wire::Algorithm;
 pub use commit::{Applied, Generated, commit};
 pub use export::{Export, export};
 pub use file::{ApplyFile, ClientSpec, FileError, Format, ResourceSpec, SecretSpec, parse};
-pub use plan::{Action, Change, FieldChange, Kind, Plan, plan};
+pub use plan::{Change, Kind, Plan, plan};
 
 /// What the checks of a file need to know of the configuration.
 #[derive(Clone, Copy, Debug)]

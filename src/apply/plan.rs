@@ -11,6 +11,7 @@ use super::credentials::{self, CredentialWork};
 use super::file::{ApplyFile, ClientSpec, ResourceSpec};
 use super::state::{State, StoredClient};
 use super::{Failed, Options};
+use crate::audit::{Action, FieldChange};
 use crate::clients::secret::SecretHasher;
 use crate::resources::Resource;
 use crate::store::clients::ClientRow;
@@ -26,33 +27,6 @@ pub enum Kind {
     Resource,
     /// A client; the id is its `client_id`.
     Client,
-}
-
-/// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// It is made.
-    Create,
-    /// Some of it becomes different.
-    Change,
-    /// It goes, with all it has.
-    Remove,
-    /// It is as the file says already.
-    Unchanged,
-}
-
-/// One field that becomes different. Never holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldChange {
-    /// The name that it has in a file; for one of several, with the one: `client_secrets "2027"`.
-    pub field: String,
-    /// What it was; `None`: it was not set.
-    pub old: Option<String>,
-    /// What it will be.
-    pub new: Option<String>,
-    /// Whether this narrows what the client or resource could do before.
-    pub takes_away: bool,
 }
 
 /// What happens to one object.

@@ -30,7 +30,7 @@ pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
     let committed = cx.db.write(move |tx| {
         Box::pin(async move {
             if revocations::add(tx, Kind::Token, &jti, always, expires_at).await? {
-                audit::record(tx, &actor, &Event::TokenRevoked { object: jti }).await?;
+                audit::record(tx, &actor, &jti, &Event::TokenRevoked).await?;
                 return Ok(None);
             }
             // Somebody was first, and nodes may still be learning of it: this caller waits for the same.

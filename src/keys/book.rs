@@ -102,8 +102,8 @@ impl Keys {
                 Box::pin(async move {
                     let added = signing_keys::add(tx, &row).await?;
                     if added {
-                        let event = Event::SigningKeyMade { object: row.kid.clone(), alg: row.alg.clone() };
-                        audit::record(tx, &Actor::system(), &event).await?;
+                        let event = Event::SigningKeyMade { alg: row.alg.clone() };
+                        audit::record(tx, &Actor::system(), &row.kid, &event).await?;
                     }
                     Ok(added)
                 })
