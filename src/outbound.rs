@@ -18,34 +18,8 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use rustls::pki_types::CertificateDer;
 use url::{Host, Url, form_urlencoded};
 
+use crate::config;
 use crate::secret::Secret;
-
-/// What an [`Outbound`] may do. The defaults are what production wants.
-#[derive(Clone, Debug)]
-pub struct OutboundSettings {
-    /// Networks that may be reached although they are not public, such as the one where the clients' key sets are.
-    pub allow_networks: Vec<IpNet>,
-    /// Whether plain `http` is allowed; for development.
-    pub allow_http: bool,
-    /// For one request with everything in it: name, connection, TLS, answer.
-    pub timeout: Duration,
-    /// The longest body.
-    pub max_body_bytes: usize,
-    /// Roots trusted beside the platform's.
-    pub extra_roots: Vec<CertificateDer<'static>>,
-}
-
-impl Default for OutboundSettings {
-    fn default() -> Self {
-        Self {
-            allow_networks: Vec::new(),
-            allow_http: false,
-            timeout: Duration::from_secs(5),
-            max_body_bytes: 512 * 1024,
-            extra_roots: Vec::new(),
-        }
-    }
-}
 
 /// Why there is no document. Texts carry neither the address, which may hold a secret, nor anything of the answer.
 #[derive(Debug, thiserror::Error)]
@@ -93,19 +67,24 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Sets the client up. Trusts the platform's root certificates; on a machine without any, only `extra_roots`.
+    /// Sets the client up. Trusts the platform's root certificates.
     ///
     /// # Errors
-    /// [`OutboundError::Setup`], for instance for an extra root that is not a certificate.
-    pub fn new(settings: OutboundSettings) -> Result<Self, OutboundError> {
-        Self::with_lookup(settings, system_lookup)
+    /// [`OutboundError::Setup`].
+    pub fn new(settings: &config::Outbound) -> Result<Self, OutboundError> {
+        Self::with(settings, &[], system_lookup)
     }
 
-    fn with_lookup(settings: OutboundSettings, lookup: Lookup) -> Result<Self, OutboundError> {
+    /// On a machine without root certificates only `extra_roots` are trusted.
+    fn with(
+        settings: &config::Outbound,
+        extra_roots: &[CertificateDer<'static>],
+        lookup: Lookup,
+    ) -> Result<Self, OutboundError> {
         // reqwest takes the process's provider. One may be there already, which is ours too: there is no other.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let guard = Guard { allow_networks: settings.allow_networks, lookup };
-        let roots = settings.extra_roots.iter().map(|root| reqwest::Certificate::from_der(root));
+        let guard = Guard { allow_networks: settings.allow_networks.clone(), lookup };
+        let roots = extra_roots.iter().map(|root| reqwest::Certificate::from_der(root));
         let roots: Vec<_> = roots.collect::<Result<_, _>>().map_err(OutboundError::Setup)?;
         let builder = || {
             reqwest::Client::builder()
@@ -123,7 +102,8 @@ impl Outbound {
             tracing::warn!(%cause, "no root certificates from the platform; https to public hosts will be refused");
             builder().tls_certs_only(roots).build().map_err(OutboundError::Setup)
         })?;
-        let OutboundSettings { allow_http, timeout, max_body_bytes, .. } = settings;
+        let config::Outbound { allow_http, max_body_bytes, .. } = *settings;
+        let timeout = Duration::from_secs(settings.timeout_seconds.into());
         Ok(Self { client, guard, allow_http, timeout, max_body_bytes })
     }
 

@@ -26,11 +26,11 @@ use crate::http::listen::{self, ListenError, Server};
 use crate::http::tls::{Acceptor, TlsError};
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
-use crate::keys::{KeySettings, Keys};
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::nodes::{self, Node};
 use crate::oauth::{self, OAuth, Published};
-use crate::outbound::{Outbound, OutboundError, OutboundSettings};
+use crate::outbound::{Outbound, OutboundError};
 use crate::store::StoreError;
 use crate::{error, jobs};
 
@@ -113,14 +113,9 @@ impl App {
         let https = listen::bind("tls.listen", config.tls_listen()).await?;
         let management = listen::bind("management.listen", &config.management.listen).await?;
 
-        let keys = KeySettings {
-            algorithms: config.keys.algorithms.clone(),
-            rsa_bits: u16::try_from(config.keys.rsa_bits).unwrap_or(u16::MAX),
-            eddsa_name: config.keys.eddsa_name,
-        };
         let services = Arc::new(services(config, opened, metrics.clone())?);
         nodes::lock(&services).await?;
-        for made in services.keys.ensure(&services.db, &keys).await? {
+        for made in services.keys.ensure(&services.db, &config.keys).await? {
             tracing::info!(algorithm = %made.value, "made a signing key");
             // Nodes that run already know the key before it signs.
             if let Some(seq) = made.seq {
@@ -220,13 +215,7 @@ impl App {
 
 fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Services, StartError> {
     let Opened { db, clock, master, .. } = opened;
-    let outbound = Outbound::new(OutboundSettings {
-        allow_networks: config.outbound.allow_networks.clone(),
-        allow_http: config.outbound.allow_http,
-        timeout: seconds(config.outbound.timeout_seconds),
-        max_body_bytes: config.outbound.max_body_bytes,
-        extra_roots: Vec::new(),
-    })?;
+    let outbound = Outbound::new(&config.outbound)?;
     Ok(Services {
         issuer: config.issuer.clone().ok_or(StartError::NoIssuer)?,
         metrics,

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl, MasterKeySource};
 use crate::keys::MasterKey;
 use crate::store::feed::Follower;
-use crate::store::{Db, Location, Options, meta};
+use crate::store::{Db, meta};
 
 /// The key of the fact by which a database knows its master key.
 const CHECK: &str = "master_key_check";
@@ -37,21 +37,12 @@ pub struct Opened {
 /// See [`StartError`].
 pub async fn open(config: &Config, clock: Clock, patient: bool) -> Result<Opened, StartError> {
     let mut notes = Vec::new();
-    let location = match &config.database.url {
-        DatabaseUrl::Sqlite(path) => {
-            if !path.exists() {
-                notes.push(format!("made the database {}", path.display()));
-            }
-            Location::Sqlite(path.clone())
-        }
-        DatabaseUrl::Postgres(url) => Location::Postgres(url.clone()),
-    };
-    let options = Options {
-        location,
-        max_connections: config.database.max_connections,
-        deadline: Duration::from_millis(config.database.deadline_milliseconds.into()),
-    };
-    let db = Db::open(options, clock.clone()).await?;
+    if let DatabaseUrl::Sqlite(path) = &config.database.url
+        && !path.exists()
+    {
+        notes.push(format!("made the database {}", path.display()));
+    }
+    let db = Db::open((&config.database).into(), clock.clone()).await?;
     if config.migrates() {
         db.migrate().await?;
     }

@@ -1,22 +1,13 @@
 //! Opening the database for commands that need nothing else of the server, and no master key.
 
-use std::time::Duration;
-
 use super::output::Failure;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl};
-use crate::store::{Db, Location, Options};
+use crate::store::{Db, Options};
 
 /// Opens the database, and makes SQLite's file when it is missing.
 pub async fn open(config: &Config) -> Result<Db, Failure> {
-    let options = Options {
-        location: match &config.database.url {
-            DatabaseUrl::Sqlite(path) => Location::Sqlite(path.clone()),
-            DatabaseUrl::Postgres(url) => Location::Postgres(url.clone()),
-        },
-        max_connections: 2,
-        deadline: Duration::from_millis(config.database.deadline_milliseconds.into()),
-    };
+    let options = Options { max_connections: 2, ..(&config.database).into() };
     Ok(Db::open(options, Clock::system()).await?)
 }
 

@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::output::Failure;
 use crate::clients::ClientMetadata;
 use crate::clients::secret::digest_to_text;
-use crate::config::{
-    Config, DatabaseUrl, Errors, Issuer, LogFormat, Mode, Origin, Problem, environment, listen_addresses,
-};
+use crate::config::{Config, DatabaseUrl, Errors, Issuer, Listen, LogFormat, Mode, Origin, Problem, environment};
 use crate::cx::Services;
 use crate::nodes;
 use crate::resources::ResourceSettings;
@@ -102,15 +100,13 @@ fn made(env: Vec<(String, String)>, issuer: Option<Issuer>) -> Result<Config, Er
 }
 
 /// The issuer of a server that listens there: the first address, by plain http.
-fn issuer_at(listen: &[String]) -> Result<Issuer, String> {
+fn issuer_at(listen: &[Listen]) -> Result<Issuer, String> {
     let Some(first) = listen.first() else {
         return Err("is empty; --dev serves plain HTTP. Give it an address, such as localhost:8080".to_owned());
     };
-    match listen_addresses(first)?.first().map(std::net::SocketAddr::port) {
-        Some(0) => {
-            Err("has port 0, and the issuer needs a known one; give a port, or set SEALWRIGHT_ISSUER".to_owned())
-        }
-        Some(80) => Issuer::parse(&format!("http://{}", first.trim_end_matches(":80"))),
+    match first.address().port() {
+        0 => Err("has port 0, and the issuer needs a known one; give a port, or set SEALWRIGHT_ISSUER".to_owned()),
+        80 => Issuer::parse(&format!("http://{}", first.to_string().trim_end_matches(":80"))),
         _ => Issuer::parse(&format!("http://{first}")),
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::output::{Failure, say};
 use super::source::Source;
-use crate::config::listen_addresses;
 
 const PATH: &str = "/health/ready";
 /// For connecting, and for each step after it.
@@ -28,13 +27,12 @@ pub struct Args {
 /// `sealwright healthcheck`.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let config = args.source.load()?;
-    let listen = config.management.listen.first().and_then(|text| listen_addresses(text).ok());
-    let Some(address) = listen.and_then(|addresses| addresses.first().copied()) else {
+    let Some(listen) = config.management.listen.first() else {
         return Err(Failure::failed(
             "management.listen is empty, so nobody can be asked; give it an address, such as 127.0.0.1:9090",
         ));
     };
-    let address = reachable(address);
+    let address = reachable(listen.address());
     let answer = ask(address).map_err(|cause| {
         Failure::failed(format!("no answer from http://{address}{PATH} (management.listen): {cause}"))
     })?;

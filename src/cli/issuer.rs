@@ -3,15 +3,14 @@
 use std::fs::read_to_string;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::dev::{self, DevFile};
 use super::output::Failure;
-use crate::config::Issuer;
-use crate::outbound::{Outbound, OutboundError, OutboundSettings};
+use crate::config::{self, Config, Issuer};
+use crate::outbound::{Outbound, OutboundError};
 use crate::secret::Secret;
 
 /// Whom to ask, and as whom.
@@ -87,12 +86,12 @@ impl Peer {
         }
         // The operator named the issuer, wherever it is; so no network is forbidden.
         let everywhere = ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok()).collect();
-        let http = Outbound::new(OutboundSettings {
+        let http = Outbound::new(&config::Outbound {
             allow_networks: everywhere,
             allow_http: !issuer.is_https(),
-            timeout: Duration::from_secs(15),
+            timeout_seconds: 15,
             max_body_bytes: 1024 * 1024,
-            extra_roots: Vec::new(),
+            ..Config::default().outbound
         })?;
         Ok(Caller { issuer, client_id, secret, http })
     }

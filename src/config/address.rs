@@ -1,8 +1,9 @@
 //! Addresses: the issuer, what listeners listen on, and where the database is.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use url::{Host, Url};
 
@@ -103,30 +104,69 @@ impl Setting for Issuer {
     }
 }
 
-/// The addresses that `text`, one item of a `listen` list, stands for: `localhost:PORT` is 127.0.0.1 and `[::1]`,
-/// anything else is one IP address and a port. `Err` says what is wrong.
-pub fn listen_addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let wrong = || format!("{text:?} is not an address to listen on");
-    match text.strip_prefix("localhost:") {
-        Some(port) => {
-            let port = port.parse().map_err(|_| wrong())?;
-            Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()])
+/// One item of a `listen` list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `localhost:PORT`: 127.0.0.1 and, where there is one, `[::1]`.
+    Localhost(u16),
+    /// One IP address and a port.
+    Address(SocketAddr),
+}
+
+impl Listen {
+    /// The address that is there in any case.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Self::Localhost(port) => (Ipv4Addr::LOCALHOST, port).into(),
+            Self::Address(address) => address,
         }
-        None => Ok(vec![text.parse().map_err(|_| wrong())?]),
+    }
+
+    /// Whether it can be reached from this machine only.
+    pub fn is_loopback(self) -> bool {
+        self.address().ip().to_canonical().is_loopback()
     }
 }
 
-/// Whether `text`, one item of a `listen` list, can be reached from this machine only.
-pub fn is_loopback_listen(text: &str) -> bool {
-    let loopback = |address: &SocketAddr| IpAddr::to_canonical(&address.ip()).is_loopback();
-    listen_addresses(text).is_ok_and(|addresses| addresses.iter().all(loopback))
+impl FromStr for Listen {
+    type Err = String;
+
+    /// `Err` says what is wrong.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = match text.strip_prefix("localhost:") {
+            Some(port) => port.parse().ok().map(Self::Localhost),
+            None => text.parse().ok().map(Self::Address),
+        };
+        read.ok_or_else(|| format!("{text:?} is not an address to listen on"))
+    }
 }
 
-/// The rule of every `listen` list's items.
-pub(super) fn listener() -> Rule<String> {
-    Rule::new("an IP address or localhost, and a port: localhost:8080, 0.0.0.0:8080, [::]:8443", |text: &String| {
-        listen_addresses(text).map(drop)
-    })
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Setting for Listen {
+    fn kind() -> String {
+        String::kind()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        String::read(raw)?.parse()
+    }
+
+    fn show(&self) -> String {
+        self.to_string().show()
+    }
+}
+
+/// What every `listen` list's items are, in words.
+pub(super) fn listener() -> Rule<Listen> {
+    Rule::new("an IP address or localhost, and a port: localhost:8080, 0.0.0.0:8080, [::]:8443", |_| Ok(()))
 }
 
 /// Where the data is.

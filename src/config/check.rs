@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::problem::Problem;
-use super::{Config, MasterKeySource, Mode, is_loopback_listen};
+use super::{Config, Listen, MasterKeySource, Mode};
 use crate::wire::{Algorithm, EdDsaName};
 
 struct Checks<'a> {
@@ -53,15 +53,15 @@ impl Config {
         let requests = if self.log.requests { "every request" } else { "no requests" };
         let lines = [
             ("issuer", self.issuer.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string)),
-            ("http", or(self.http.listen.join(", "), "off")),
+            ("http", or(listed(&self.http.listen), "off")),
             (
                 "tls",
                 or(
-                    self.tls_listen().join(", "),
+                    listed(self.tls_listen()),
                     if self.tls.certificate.is_some() { "off" } else { "off (no certificate)" },
                 ),
             ),
-            ("management", or(self.management.listen.join(", "), "off")),
+            ("management", or(listed(&self.management.listen), "off")),
             ("trusted proxies", or(networks(&self.http.trusted_proxies), "none")),
             ("database", format!("{database}; {migration}")),
             ("master key", master_key),
@@ -223,7 +223,7 @@ impl Checks<'_> {
             ("management.listen", &config.management.listen),
         ];
         for (key, listen) in listeners {
-            for address in listen.iter().filter(|address| !is_loopback_listen(address)) {
+            for address in listen.iter().filter(|address| !address.is_loopback()) {
                 self.refuse(
                     key,
                     format!("{address} can be reached from other machines; --dev has known demo data and serves loopback only"),
@@ -231,4 +231,8 @@ impl Checks<'_> {
             }
         }
     }
+}
+
+fn listed(listen: &[Listen]) -> String {
+    listen.iter().map(Listen::to_string).collect::<Vec<_>>().join(", ")
 }

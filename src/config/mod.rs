@@ -11,6 +11,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-pub use address::{DatabaseUrl, Issuer, is_loopback_listen, listen_addresses};
+pub use address::{DatabaseUrl, Issuer, Listen};
 pub use define::{Key, reference};
 pub use problem::{Errors, Origin, Problem};
 
@@ -39,7 +40,7 @@ settings! {
     /// HTTP.
     section http: Http {
         /// Where plain HTTP is served; `localhost` is 127.0.0.1 and `::1`, an empty list turns it off.
-        listen: Vec<String> = texts(&["localhost:8080"]), each(listener());
+        listen: Vec<Listen> = vec![Listen::Localhost(8080)], each(listener());
         /// The networks of the proxies in front of us; only from them the client's address is taken from a header.
         trusted_proxies: Vec<IpNet> = Vec::new();
         /// The most connections at one time; more of them wait to be accepted.
@@ -57,7 +58,7 @@ settings! {
     /// HTTP over TLS.
     section tls: Tls {
         /// Where HTTP over TLS is served; opened only when a certificate is set.
-        listen: Vec<String> = texts(&["[::]:8443"]), each(listener());
+        listen: Vec<Listen> = vec![Listen::Address((Ipv6Addr::UNSPECIFIED, 8443).into())], each(listener());
         /// The file with the certificate chain, PEM, the server's own certificate first; read again when it changes.
         certificate: Option<PathBuf> = None;
         /// The file with the certificate's private key, PEM; only its owner may read it.
@@ -68,7 +69,7 @@ settings! {
     section management: Management {
         /// Where `/health/live`, `/health/ready` and `/metrics` are served, without authentication; an empty list turns
         /// it off.
-        listen: Vec<String> = texts(&["127.0.0.1:9090"]), each(listener());
+        listen: Vec<Listen> = vec![Listen::Address((Ipv4Addr::LOCALHOST, 9090).into())], each(listener());
     }
 
     /// The database.
@@ -170,10 +171,6 @@ vocabulary! {
     }
 }
 
-fn texts(items: &[&str]) -> Vec<String> {
-    items.iter().map(ToString::to_string).collect()
-}
-
 /// What the server is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -219,7 +216,7 @@ impl Config {
     }
 
     /// The addresses of the TLS listener: none without a certificate.
-    pub fn tls_listen(&self) -> &[String] {
+    pub fn tls_listen(&self) -> &[Listen] {
         if self.tls.certificate.is_some() { &self.tls.listen } else { &[] }
     }
 

@@ -66,7 +66,7 @@ fn a_later_source_wins() {
     let text = "issuer = 'https://a.example'\n[http]\nlisten = ['127.0.0.1:1']\nmax_connections = 0x10\n[log]\nrequests = false";
     let config = load(text, &[("SEALWRIGHT_HTTP__LISTEN", "127.0.0.1:2, [::1]:2"), ("HOME", "/")]).unwrap();
     assert_eq!(config.issuer.as_ref().unwrap().as_str(), "https://a.example");
-    assert_eq!(config.http.listen, ["127.0.0.1:2", "[::1]:2"]);
+    assert_eq!(config.http.listen, ["127.0.0.1:2", "[::1]:2"].map(|text| text.parse().unwrap()));
     assert_eq!(config.http.max_connections, 16);
     assert_eq!(config.http.max_body_bytes, 65_536);
     assert!(!config.log.requests);
@@ -332,15 +332,16 @@ fn rfc8414_2_what_is_an_issuer() {
 #[test]
 fn listeners_are_addresses_and_loopback_is_told_apart() {
     for text in ["localhost:8080", "127.0.0.1:0", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        assert!(is_loopback_listen(text), "{text}");
+        let listen: Listen = text.parse().unwrap();
+        assert!(listen.is_loopback(), "{text}");
+        assert_eq!(listen.to_string(), text);
     }
-    for text in
-        ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost.example.com:1", "localhost", ":8080", "", "localhost:99999"]
-    {
-        assert!(!is_loopback_listen(text), "{text}");
+    for text in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+        assert!(!text.parse::<Listen>().unwrap().is_loopback(), "{text}");
     }
-    let both: Vec<String> = listen_addresses("localhost:80").unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(both, ["127.0.0.1:80", "[::1]:80"]);
+    for text in ["8080", "localhost.example.com:1", "localhost", ":8080", "", "localhost:99999", "127.0.0.1:99999"] {
+        assert!(text.parse::<Listen>().is_err(), "{text}");
+    }
 }
 
 #[test]

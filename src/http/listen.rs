@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::{Connection, Limits, tls};
+use crate::config::Listen;
 use crate::metrics::Metrics;
 
 /// How long an idle connection has to take the HTTP/2 goodbye (GOAWAY) before it is cut.
@@ -31,16 +32,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// A listener that could not be opened; the text names the setting and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The setting's text is no address.
-    #[error(
-        "{setting}: \"{spec}\" is no address to listen on; write 127.0.0.1:8080, [::1]:8080, localhost:8080 or :8080"
-    )]
-    Malformed {
-        /// The setting.
-        setting: String,
-        /// What it says.
-        spec: String,
-    },
     /// Somebody else listens there.
     #[error(
         "{setting}: {address} is taken by another program. Stop that one, or choose another address with {setting} in the configuration file or {variable} in the environment"
@@ -65,22 +56,17 @@ pub enum ListenError {
     },
 }
 
-/// Opens the listeners of the setting called `setting` (`http.listen`). Each `spec` is an address with a port,
-/// `localhost:PORT` (127.0.0.1 and, where there is one, `[::1]`) or `:PORT` (every address of this machine). Port 0
-/// is any free one; the listeners know which.
+/// Opens the listeners of the setting called `setting` (`http.listen`). Port 0 is any free one; the listeners know
+/// which.
 ///
 /// # Errors
-/// When a spec is malformed, or an address is taken or refused.
-pub async fn bind(setting: &str, specs: &[String]) -> Result<Vec<TcpListener>, ListenError> {
-    let mut listeners = Vec::with_capacity(specs.len() + 1);
-    for spec in specs {
-        let malformed = || ListenError::Malformed { setting: setting.to_owned(), spec: spec.clone() };
-        let (host, port) = spec.rsplit_once(':').ok_or_else(malformed)?;
-        let port: u16 = port.parse().map_err(|_| malformed())?;
-        match host {
-            "localhost" => bind_loopback(setting, port, &mut listeners).await?,
-            "" => bind_everywhere(setting, port, &mut listeners).await?,
-            _ => listeners.push(bind_one(setting, spec.parse().map_err(|_| malformed())?).await?),
+/// When an address is taken or refused.
+pub async fn bind(setting: &str, listen: &[Listen]) -> Result<Vec<TcpListener>, ListenError> {
+    let mut listeners = Vec::with_capacity(listen.len() + 1);
+    for one in listen {
+        match *one {
+            Listen::Localhost(port) => bind_loopback(setting, port, &mut listeners).await?,
+            Listen::Address(address) => listeners.push(bind_one(setting, address).await?),
         }
     }
     Ok(listeners)
@@ -101,25 +87,6 @@ async fn bind_loopback(setting: &str, port: u16, to: &mut Vec<TcpListener>) -> R
         }
         return Ok(());
     }
-}
-
-async fn bind_everywhere(setting: &str, port: u16, to: &mut Vec<TcpListener>) -> Result<(), ListenError> {
-    let four = |port| bind_one(setting, (Ipv4Addr::UNSPECIFIED, port).into());
-    match bind_one(setting, (Ipv6Addr::UNSPECIFIED, port).into()).await {
-        Ok(six) => {
-            let chosen = six.local_addr().map_or(port, |address| address.port());
-            to.push(six);
-            // Where [::] serves IPv4 too, as it does by default, 0.0.0.0 is taken, by us.
-            match four(chosen).await {
-                Ok(four) => to.push(four),
-                Err(ListenError::Taken { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(ListenError::Refused { cause, .. }) if has_no_such_address(&cause) => to.push(four(port).await?),
-        Err(error) => return Err(error),
-    }
-    Ok(())
 }
 
 async fn bind_one(setting: &str, address: SocketAddr) -> Result<TcpListener, ListenError> {

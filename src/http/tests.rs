@@ -24,6 +24,7 @@ use tower::ServiceExt;
 use super::layers::{Edge, EdgeSettings, Peer};
 use super::listen::{ListenError, Server, bind, serve};
 use super::{Connection, Limits, form, render, tls};
+use crate::config::Listen;
 use crate::error::Error;
 use crate::metrics::Metrics;
 
@@ -85,7 +86,7 @@ struct Running {
 
 async fn start(limits: Limits, tls: Option<Arc<tls::Acceptor>>) -> Running {
     let metrics = Arc::new(Metrics::new());
-    let listeners = bind("http.listen", &["127.0.0.1:0".into()]).await.unwrap();
+    let listeners = bind("http.listen", &["127.0.0.1:0".parse().unwrap()]).await.unwrap();
     let address = listeners[0].local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let server = Server { name: "http", router: router(&metrics), tls, limits, metrics: Arc::clone(&metrics) };
@@ -465,26 +466,23 @@ fn free_port(listeners: &[tokio::net::TcpListener]) -> u16 {
 
 #[tokio::test]
 async fn localhost_is_both_loopback_addresses() {
-    let listeners = bind("http.listen", &["localhost:0".into()]).await.unwrap();
+    let listeners = bind("http.listen", &["localhost:0".parse().unwrap()]).await.unwrap();
     let port = free_port(&listeners);
     assert!(listeners.iter().all(|l| l.local_addr().is_ok_and(|a| a.ip().is_loopback() && a.port() == port)));
     assert!(listeners.len() == 2 || std::net::TcpListener::bind("[::1]:0").is_err());
-    let everywhere = bind("tls.listen", &[":0".into()]).await.unwrap();
+    let everywhere = bind("tls.listen", &["0.0.0.0:0".parse().unwrap()]).await.unwrap();
     assert!(TcpStream::connect(("127.0.0.1", free_port(&everywhere))).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_taken_port_names_the_setting_and_the_mend() {
-    let listeners = bind("http.listen", &["127.0.0.1:0".into()]).await.unwrap();
-    let spec = format!("localhost:{}", free_port(&listeners));
-    let error = bind("http.listen", &[spec]).await.unwrap_err();
+    let listeners = bind("http.listen", &["127.0.0.1:0".parse().unwrap()]).await.unwrap();
+    let taken = Listen::Localhost(free_port(&listeners));
+    let error = bind("http.listen", &[taken]).await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, ListenError::Taken { .. }), "{text}");
     for word in ["http.listen", "SEALWRIGHT_HTTP__LISTEN", "127.0.0.1"] {
         assert!(text.contains(word), "{word}: {text}");
-    }
-    for spec in ["8080", "localhost", "a.example:80", "127.0.0.1:99999", ""] {
-        assert!(matches!(bind("http.listen", &[spec.into()]).await, Err(ListenError::Malformed { .. })), "{spec}");
     }
 }
 

@@ -6,20 +6,10 @@ use arc_swap::ArcSwap;
 
 use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, SigningPool};
 use crate::audit::{self, Actor, Event};
+use crate::config;
 use crate::store::signing_keys::{self, SigningKeyRow};
 use crate::store::{Committed, Conn, Db, StoreError};
-use crate::wire::{Algorithm, EdDsaName};
-
-/// How keys are made.
-#[derive(Clone, Debug)]
-pub struct KeySettings {
-    /// Which algorithms have a key.
-    pub algorithms: Vec<Algorithm>,
-    /// Modulus size of new RSA keys.
-    pub rsa_bits: u16,
-    /// What new Ed25519 keys call their algorithm (RFC 9864).
-    pub eddsa_name: EdDsaName,
-}
+use crate::wire::Algorithm;
 
 /// All signing keys: one snapshot, replaced as the feed says.
 pub struct Keys {
@@ -90,7 +80,7 @@ impl Keys {
     ///
     /// # Errors
     /// When a key cannot be made or stored.
-    pub async fn ensure(&self, db: &Db, settings: &KeySettings) -> Result<Vec<Committed<Algorithm>>, StoreError> {
+    pub async fn ensure(&self, db: &Db, settings: &config::Keys) -> Result<Vec<Committed<Algorithm>>, StoreError> {
         let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await?;
         let has = |algorithm: &Algorithm| {
             rows.iter().any(|row| row.alg == algorithm.as_str() && row.state == KeyState::Active.as_str())
@@ -116,7 +106,7 @@ impl Keys {
         Ok(made)
     }
 
-    fn make(&self, algorithm: Algorithm, settings: &KeySettings) -> Result<SigningKeyRow, StoreError> {
+    fn make(&self, algorithm: Algorithm, settings: &config::Keys) -> Result<SigningKeyRow, StoreError> {
         let unfit =
             |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}"));
         let (pair, pkcs8) = KeyPair::generate(algorithm, settings.rsa_bits).map_err(|cause| unfit(&cause))?;

@@ -11,7 +11,7 @@ mod ring;
 mod seal;
 mod sign;
 
-pub use book::{KeySettings, Keys};
+pub use book::Keys;
 pub use jwk::{JwkError, JwkSet, PublicJwk, VerifyError};
 pub use jws::{Header, Jws, JwsError};
 pub use pair::{KeyError, KeyPair};

@@ -55,7 +55,7 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`KeyError::Size`], [`KeyError::Library`].
-    pub fn generate(algorithm: Algorithm, rsa_bits: u16) -> Result<(Self, Zeroizing<Vec<u8>>), KeyError> {
+    pub fn generate(algorithm: Algorithm, rsa_bits: u32) -> Result<(Self, Zeroizing<Vec<u8>>), KeyError> {
         let pkcs8 = match algorithm {
             Algorithm::Rs256 | Algorithm::Ps256 => {
                 let size = match rsa_bits {

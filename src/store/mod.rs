@@ -18,7 +18,7 @@ pub mod signing_keys;
 mod sqlite;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,20 +28,14 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Micros};
+use crate::config;
 use crate::secret::Secret;
 
+/// Where the database is.
+pub use crate::config::DatabaseUrl as Location;
 pub use conn::Conn;
 pub use sqlite::Lock;
 pub use write::{Committed, JobFuture, Tx};
-
-/// Where the database is.
-#[derive(Clone, Debug)]
-pub enum Location {
-    /// A file of this machine.
-    Sqlite(PathBuf),
-    /// A `postgres://` URL; it may carry a password.
-    Postgres(Secret),
-}
 
 /// How the database is used.
 #[derive(Clone, Debug)]
@@ -52,6 +46,16 @@ pub struct Options {
     pub max_connections: u32,
     /// How long one call may take, waiting included.
     pub deadline: Duration,
+}
+
+impl From<&config::Database> for Options {
+    fn from(config: &config::Database) -> Self {
+        Self {
+            location: config.url.clone(),
+            max_connections: config.max_connections,
+            deadline: Duration::from_millis(config.deadline_milliseconds.into()),
+        }
+    }
 }
 
 /// What the database could not do.
@@ -315,6 +319,8 @@ pub fn queries() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     async fn fresh() -> (Db, PathBuf) {

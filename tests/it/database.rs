@@ -71,8 +71,8 @@ async fn one_server_for_one_sqlite_file() {
     let (server, _) = Server::example(Engine::Sqlite).await;
     let mut config = sealwright::config::Config::default();
     config.issuer = Some(sealwright::config::Issuer::parse(&server.issuer).unwrap());
-    config.http.listen = vec!["127.0.0.1:0".into()];
-    config.management.listen = vec!["127.0.0.1:0".into()];
+    config.http.listen = vec!["127.0.0.1:0".parse().unwrap()];
+    config.management.listen = vec!["127.0.0.1:0".parse().unwrap()];
     config.database.url = sealwright::config::DatabaseUrl::parse(&server.place.url).unwrap();
     config.master_key.value = Some(Secret::new(crate::support::MASTER_KEY));
     let opened = sealwright::app::open(&config, Clock::system(), false).await.unwrap();

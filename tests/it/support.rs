@@ -10,7 +10,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use sealwright::app::{self, App};
 use sealwright::apply;
 use sealwright::clock::Clock;
-use sealwright::config::{Config, DatabaseUrl, Issuer};
+use sealwright::config::{self, Config, DatabaseUrl, Issuer};
 use sealwright::cx::Services;
 use sealwright::secret::Secret;
 use sealwright::store::signing_keys::{self, SigningKeyRow};
@@ -170,8 +170,8 @@ impl Server {
         let port = free_port();
         let mut config = Config::default();
         config.issuer = Some(Issuer::parse(&format!("http://127.0.0.1:{port}")).unwrap());
-        config.http.listen = vec![format!("127.0.0.1:{port}")];
-        config.management.listen = vec!["127.0.0.1:0".into()];
+        config.http.listen = vec![format!("127.0.0.1:{port}").parse().unwrap()];
+        config.management.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.database.url = DatabaseUrl::parse(&place.url).unwrap();
         config.database.max_connections = 4;
         config.database.migrate = Some(true);
@@ -359,11 +359,7 @@ pub async fn seed_keys(db: &Db) {
             let db = Db::open(options, Clock::system()).await.unwrap();
             db.migrate().await.unwrap();
             let keys = sealwright::keys::Keys::new(sealwright::keys::MasterKey::parse(MASTER_KEY).unwrap());
-            let settings = sealwright::keys::KeySettings {
-                algorithms: Algorithm::ALL.to_vec(),
-                rsa_bits: 2048,
-                eddsa_name: sealwright::wire::EdDsaName::EdDsa,
-            };
+            let settings = config::Keys { algorithms: Algorithm::ALL.to_vec(), ..Config::default().keys };
             keys.ensure(&db, &settings).await.unwrap();
             let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await.unwrap();
             std::fs::remove_dir_all(folder).unwrap();

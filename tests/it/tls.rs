@@ -52,7 +52,7 @@ impl Secured {
             if https {
                 config.issuer = Some(Issuer::parse(&format!("https://localhost:{port}")).unwrap());
             }
-            config.tls.listen = vec![format!("127.0.0.1:{port}")];
+            config.tls.listen = vec![format!("127.0.0.1:{port}").parse().unwrap()];
             config.tls.certificate = Some(certificate_file);
             config.tls.private_key = Some(key_file);
         })
