@@ -50,9 +50,7 @@ fn entry(signer: &Arc<Signer>) -> KeyEntry {
         alg_name: signer.alg_name().to_owned(),
         state: KeyState::Active,
         created_at: 0,
-        published_at: Some(0),
         activate_at: Some(0),
-        retire_at: None,
         public: signer.pair().public_jwk().clone(),
         signer: Some(Arc::clone(signer)),
     }

@@ -49,8 +49,6 @@ pub struct FieldChange {
     pub old: Option<String>,
     /// What it will be.
     pub new: Option<String>,
-    /// Whether this narrows what the client or resource could do before.
-    pub takes_away: bool,
 }
 
 /// What happened, with what is particular to it. Each says what its object is: a column of its own.

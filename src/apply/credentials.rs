@@ -232,7 +232,6 @@ fn expiry_changed(row: &CredentialRow, to: Option<Micros>) -> FieldChange {
         field: format!("{} expires_at", field(&row.kind, &row.label)),
         old: text(row.expires_at),
         new: text(to),
-        takes_away: to.unwrap_or(Micros::MAX) < row.expires_at.unwrap_or(Micros::MAX),
     }
 }
 
@@ -250,7 +249,6 @@ fn exchanged(work: &CredentialWork, stored: &[CredentialRow]) -> Vec<FieldChange
             field: field(&gone.kind, &gone.label),
             old: describe(&gone.kind, expiry(gone)),
             new: None,
-            takes_away: true,
         })
         .collect();
     for addition in &work.add {
@@ -259,7 +257,7 @@ fn exchanged(work: &CredentialWork, stored: &[CredentialRow]) -> Vec<FieldChange
             (field(kind, &addition.label), describe(kind, addition.expires_at).map(|text| format!("new {text}")));
         match words.iter_mut().find(|change| change.field == field) {
             Some(change) => change.new = new,
-            None => words.push(FieldChange { field, old: None, new, takes_away: false }),
+            None => words.push(FieldChange { field, old: None, new }),
         }
     }
     words

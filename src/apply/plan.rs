@@ -68,18 +68,6 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
-
-    /// Whether something gets less than it has: a scope, a credential, its existence.
-    pub fn takes_away(&self) -> bool {
-        self.changes.iter().any(Change::takes_away)
-    }
-}
-
-impl Change {
-    /// Whether something gets less than it has: a scope, a credential, its existence.
-    pub fn takes_away(&self) -> bool {
-        self.action == Action::Remove || self.fields.iter().any(|field| field.takes_away)
-    }
 }
 
 impl fmt::Display for Plan {
@@ -102,7 +90,7 @@ impl fmt::Display for Change {
             Kind::Client => "client",
         };
         writeln!(f, "{sign} {kind} {}", self.id)?;
-        for FieldChange { field, old, new, .. } in &self.fields {
+        for FieldChange { field, old, new } in &self.fields {
             match (old, new) {
                 (None, new @ Some(_)) => writeln!(f, "    {field}: {}", shown(new.as_ref()))?,
                 (old, new) => writeln!(f, "    {field}: {} -> {}", shown(old.as_ref()), shown(new.as_ref()))?,
@@ -174,8 +162,7 @@ fn resource(spec: &ResourceSpec, stored: Option<&Resource>) -> Result<Change, St
     for name in names {
         let (old, new) = (had.get(name).cloned(), spec.scopes.get(name).cloned());
         if old != new {
-            let takes_away = new.is_none();
-            fields.push(FieldChange { field: format!("scopes {name:?}"), old, new, takes_away });
+            fields.push(FieldChange { field: format!("scopes {name:?}"), old, new });
         }
     }
     fields.extend(stored.and_then(|stored| taken_over(stored.managed_by.as_str())));
@@ -187,8 +174,6 @@ fn resource(spec: &ResourceSpec, stored: Option<&Resource>) -> Result<Change, St
             identifier: spec.identifier.clone(),
             settings: new.to_string(),
             managed_by: ManagedBy::Apply.to_string(),
-            created_at: 0,
-            updated_at: 0,
         };
         let scopes = spec.scopes.iter().map(|(name, description)| (name.clone(), description.clone())).collect();
         Work::SaveResource { row, scopes }
@@ -211,9 +196,8 @@ async fn client(
     let mut fields = differences(old.as_ref(), &new);
     let was_disabled = stored.is_some_and(|stored| stored.row.disabled);
     if was_disabled != spec.disabled {
-        let (field, takes_away) = ("disabled".to_owned(), spec.disabled && stored.is_some());
-        let old = stored.map(|_| was_disabled.to_string());
-        fields.push(FieldChange { field, old, new: Some(spec.disabled.to_string()), takes_away });
+        let (old, new) = (stored.map(|_| was_disabled.to_string()), Some(spec.disabled.to_string()));
+        fields.push(FieldChange { field: "disabled".to_owned(), old, new });
     }
     let known = stored.map_or(&[][..], |stored| &stored.credentials);
     let (credentials, words) = credentials::diff(spec, known, hasher).await?;
@@ -228,8 +212,6 @@ async fn client(
             metadata: new.to_string(),
             disabled: spec.disabled,
             managed_by: ManagedBy::Apply.to_string(),
-            created_at: 0,
-            updated_at: 0,
         };
         Work::SaveClient { row, origins: metadata.allowed_origins, credentials }
     };
@@ -243,7 +225,6 @@ fn taken_over(managed_by: &str) -> Option<FieldChange> {
         field: "managed_by".to_owned(),
         old: Some(old.to_owned()),
         new: Some(ours.to_owned()),
-        takes_away: false,
     };
     if managed_by == ours { None } else { Some(change(managed_by)) }
 }
@@ -264,31 +245,10 @@ fn differences(old: Option<&Value>, new: &Value) -> Vec<FieldChange> {
             field: field.clone(),
             old: was.get(field).map(text),
             new: will.get(field).map(text),
-            takes_away: old.is_some() && narrows(field, was.get(field), will.get(field)),
         })
         .collect()
 }
 
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Whether a change of `field` can make something that worked stop working.
-fn narrows(field: &str, old: Option<&Value>, new: Option<&Value>) -> bool {
-    let words = |value: Option<&Value>| -> HashSet<String> {
-        match value {
-            Some(Value::String(words)) => words.split(' ').map(str::to_owned).collect(),
-            Some(Value::Array(items)) => items.iter().map(text).collect(),
-            _ => HashSet::new(),
-        }
-    };
-    match field {
-        "scope" | "resources" | "serves" | "grant_types" | "allowed_origins" => !words(old).is_subset(&words(new)),
-        "token_endpoint_auth_method"
-        | "token_endpoint_auth_signing_alg"
-        | "jwks_uri"
-        | "client_assertion_audience"
-        | "require_client_assertion_typ" => true,
-        _ => false,
-    }
 }

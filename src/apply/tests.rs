@@ -152,7 +152,7 @@ async fn the_example_applies_and_a_second_time_changes_nothing() {
 
     let head = fixture.head().await;
     let plan = fixture.plan(EXAMPLE, &PRUNE).await.unwrap();
-    assert!(plan.is_empty() && !plan.takes_away());
+    assert!(plan.is_empty());
     assert_eq!(plan.to_string(), "= resource https://api.example.com\n= client orders-sync\n= client edge-gateway\n");
     let applied = commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
     assert!(applied.generated.is_empty() && applied.seq.is_none());
@@ -196,14 +196,11 @@ async fn what_the_file_says_of_a_named_object_is_all_there_is() {
         .replace("scope = \"orders:read orders:write\"", "scope = \"orders:read\"")
         .replace("name = \"Orders API\"\n", "");
     let plan = fixture.plan(&less, &OPTIONS).await.unwrap();
-    assert!(plan.takes_away());
     let shown = plan.to_string();
     assert!(shown.contains("~ resource") && shown.contains("name: \"Orders API\" -> (none)"), "{shown}");
     assert!(shown.contains("scope: \"orders:read orders:write\" -> \"orders:read\""), "{shown}");
     commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
     assert!(fixture.plan(&less, &OPTIONS).await.unwrap().is_empty());
-    // A change that only adds takes nothing away.
-    assert!(!fixture.plan(EXAMPLE, &OPTIONS).await.unwrap().takes_away());
 }
 
 #[tokio::test]
@@ -334,7 +331,6 @@ async fn secrets_rotate_with_two_at_once() {
         r#"{ label = "2026", expires_at = 2027-01-01T00:00:00Z }, { label = "2027", secret = "the-secret-of-next-year-0123456789" }"#,
     );
     let plan = fixture.plan(&both, &OPTIONS).await.unwrap();
-    assert!(plan.takes_away());
     assert_eq!(
         plan.to_string(),
         "~ client c\n    client_secrets \"2026\" expires_at: \"never\" -> \"2027-01-01T00:00:00Z\"\n    \
@@ -397,27 +393,22 @@ async fn keys_replace_secrets_and_back() {
 }
 
 #[tokio::test]
-async fn disabling_is_a_change_that_takes_away() {
+async fn disabling_is_a_change_both_ways() {
     let fixture = Fixture::with(EXAMPLE).await;
     let text = EXAMPLE.replace("client_id = \"orders-sync\"", "client_id = \"orders-sync\"\ndisabled = true");
     let plan = fixture.plan(&text, &OPTIONS).await.unwrap();
-    assert!(plan.takes_away() && plan.to_string().contains("disabled: \"false\" -> \"true\""));
+    assert!(plan.to_string().contains("disabled: \"false\" -> \"true\""));
     commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
     assert!(fixture.client("orders-sync").await.unwrap().0.disabled);
-    assert!(!fixture.plan(EXAMPLE, &OPTIONS).await.unwrap().takes_away());
+    let back = fixture.plan(EXAMPLE, &OPTIONS).await.unwrap();
+    assert!(back.to_string().contains("disabled: \"true\" -> \"false\""));
 }
 
 #[tokio::test]
 async fn pruning_removes_what_apply_made_and_nothing_else() {
     let fixture = Fixture::with(EXAMPLE).await;
-    let row = ClientRow {
-        client_id: "by-hand".into(),
-        metadata: "{}".into(),
-        disabled: false,
-        managed_by: "admin".into(),
-        created_at: 0,
-        updated_at: 0,
-    };
+    let row =
+        ClientRow { client_id: "by-hand".into(), metadata: "{}".into(), disabled: false, managed_by: "admin".into() };
     fixture.db.write(move |tx| Box::pin(async move { clients::save(tx, &row, &[]).await })).await.unwrap();
     let rest = EXAMPLE.split("[[client]]").next().unwrap();
     assert!(fixture.plan(rest, &OPTIONS).await.unwrap().is_empty());

@@ -222,9 +222,8 @@ async fn resource(tx: &mut Tx, settings: String) -> Result<(), StoreError> {
     if resources.iter().any(|resource| resource.identifier == RESOURCE) {
         return Ok(());
     }
-    let now = tx.now();
     let managed_by = ManagedBy::System.to_string();
-    let row = ResourceRow { identifier: RESOURCE.to_owned(), settings, managed_by, created_at: now, updated_at: now };
+    let row = ResourceRow { identifier: RESOURCE.to_owned(), settings, managed_by };
     resources::save(tx, &row).await?;
     let scopes: Vec<_> = SCOPES.iter().map(|(name, words)| ((*name).to_owned(), (*words).to_owned())).collect();
     resources::add_scopes(tx, RESOURCE, &scopes).await
@@ -259,8 +258,6 @@ impl Wanted {
                 metadata,
                 disabled: false,
                 managed_by: ManagedBy::System.to_string(),
-                created_at: tx.now(),
-                updated_at: tx.now(),
             };
             clients::save(tx, &row, &[]).await?;
         }

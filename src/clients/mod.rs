@@ -16,7 +16,7 @@ use crate::keys::PublicJwk;
 use crate::secret::Id;
 use crate::store::StoreError;
 use crate::store::clients::{ClientRow, CredentialRow};
-use crate::wire::{AuthMethod, CredentialKind, ManagedBy};
+use crate::wire::{AuthMethod, CredentialKind};
 
 pub use jwks::RemoteKeys;
 pub use metadata::ClientMetadata;
@@ -31,8 +31,6 @@ pub struct Client {
     pub metadata: ClientMetadata,
     /// Switched off: it authenticates nowhere and its tokens are dead.
     pub disabled: bool,
-    /// Who made it.
-    pub managed_by: ManagedBy,
     /// Its credentials, expired ones too.
     pub credentials: Vec<Credential>,
 }
@@ -42,12 +40,8 @@ pub struct Client {
 pub struct Credential {
     /// The row's id.
     pub id: Id,
-    /// Its name among the client's credentials.
-    pub label: String,
     /// What is compared or verified with.
     pub proof: Proof,
-    /// When it was made.
-    pub created_at: Micros,
     /// When it stops working.
     pub expires_at: Option<Micros>,
     last_used_at: AtomicI64,
@@ -112,9 +106,7 @@ impl Client {
         let credentials = credentials.iter().map(|credential| {
             Ok(Credential {
                 id: Id::try_from(credential.id.as_slice()).map_err(|_| unfit("a credential's id"))?,
-                label: credential.label.clone(),
                 proof: Proof::from_row(credential).ok_or_else(|| unfit("a credential's value"))?,
-                created_at: credential.created_at,
                 expires_at: credential.expires_at,
                 last_used_at: AtomicI64::new(credential.last_used_at.unwrap_or(0)),
             })
@@ -123,7 +115,6 @@ impl Client {
             client_id: row.client_id.as_str().into(),
             metadata: crate::wire::from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
             disabled: row.disabled,
-            managed_by: row.managed_by.parse().map_err(|_| unfit("managed_by"))?,
             credentials: credentials.collect::<Result<_, StoreError>>()?,
         })
     }

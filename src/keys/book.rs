@@ -67,9 +67,7 @@ impl Keys {
             alg_name: row.alg_name,
             state,
             created_at: row.created_at,
-            published_at: row.published_at,
             activate_at: row.activate_at,
-            retire_at: row.retire_at,
             signer,
         })
     }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::body::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -11,7 +9,6 @@ use super::jwk::{PublicJwk, VerifyError};
 use super::jws::Jws;
 use super::sign::Signer;
 use crate::clock::Micros;
-use crate::secret::sha256;
 use crate::wire::{Algorithm, vocabulary};
 
 vocabulary! {
@@ -51,12 +48,8 @@ pub struct KeyEntry {
     pub state: KeyState,
     /// When it was made.
     pub created_at: Micros,
-    /// Since when it is in the published set.
-    pub published_at: Option<Micros>,
     /// From when it signs.
     pub activate_at: Option<Micros>,
-    /// When it stops being believed.
-    pub retire_at: Option<Micros>,
     /// The public half.
     pub public: PublicJwk,
     /// The private half, where this process has opened it; needed for [`KeyState::Active`] only.
@@ -68,7 +61,6 @@ pub struct KeyEntry {
 pub struct KeyRing {
     entries: Vec<KeyEntry>,
     jwks: Bytes,
-    etag: String,
 }
 
 impl KeyRing {
@@ -79,8 +71,7 @@ impl KeyRing {
         entries.sort_by(|a, b| (a.algorithm, &a.kid).cmp(&(b.algorithm, &b.kid)));
         // Text keys and text values: serialising cannot fail.
         let jwks = Bytes::from(serde_json::to_vec(&KeySet(&entries)).unwrap_or_default());
-        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&sha256(&jwks)[..16]));
-        Self { entries, jwks, etag }
+        Self { entries, jwks }
     }
 
     /// The keys, by algorithm and name.
@@ -121,11 +112,6 @@ impl KeyRing {
     pub fn jwks(&self) -> &Bytes {
         &self.jwks
     }
-
-    /// A strong entity tag of [`KeyRing::jwks`], with its quotes.
-    pub fn etag(&self) -> &str {
-        &self.etag
-    }
 }
 
 struct KeySet<'a>(&'a [KeyEntry]);
@@ -158,6 +144,9 @@ impl Serialize for PublishedKey<'_> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
     use crate::keys::{JwkSet, KeyPair, SigningPool, Typ};
     use serde_json::{Value, json};
@@ -173,9 +162,7 @@ mod tests {
             alg_name,
             state,
             created_at: 0,
-            published_at: Some(0),
             activate_at: Some(activate_at),
-            retire_at: None,
             public,
             signer: Some(Arc::new(signer)),
         }
@@ -203,9 +190,8 @@ mod tests {
             .filter(|entry| entry.state == KeyState::Active)
             .for_each(|entry| entry.state = KeyState::Retiring);
         let again = KeyRing::new(reversed);
-        assert_eq!((again.jwks(), again.etag()), (ring.jwks(), ring.etag()));
-        assert_ne!(KeyRing::new(entries[..2].to_vec()).etag(), ring.etag());
-        assert!(ring.etag().starts_with('"') && ring.etag().ends_with('"') && ring.etag().len() == 24);
+        assert_eq!(again.jwks(), ring.jwks());
+        assert_ne!(KeyRing::new(entries[..2].to_vec()).jwks(), ring.jwks());
         assert_eq!(KeyRing::new(Vec::new()).jwks().as_ref(), br#"{"keys":[]}"#);
     }
 

@@ -83,16 +83,13 @@ fn ring(algorithm: Algorithm) -> KeyRing {
     let alg_name = algorithm.as_str().to_owned();
     let signer = Signer::new(&kid, &alg_name, pair, Arc::new(SigningPool::for_this_machine())).unwrap();
     let (state, signer) = (KeyState::Active, Some(Arc::new(signer)));
-    let (published_at, activate_at, retire_at) = (Some(0), Some(0), None);
     KeyRing::new(vec![KeyEntry {
         kid,
         algorithm,
         alg_name,
         state,
         created_at: 0,
-        published_at,
-        activate_at,
-        retire_at,
+        activate_at: Some(0),
         public,
         signer,
     }])

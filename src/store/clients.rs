@@ -10,15 +10,15 @@ use crate::clock::Micros;
 use crate::secret::Id;
 
 queries! {
-    FIND = "SELECT client_id, metadata, disabled, managed_by, created_at, updated_at FROM clients WHERE client_id = $1";
-    LIST = "SELECT client_id, metadata, disabled, managed_by, created_at, updated_at FROM clients ORDER BY client_id";
+    FIND = "SELECT client_id, metadata, disabled, managed_by FROM clients WHERE client_id = $1";
+    LIST = "SELECT client_id, metadata, disabled, managed_by FROM clients ORDER BY client_id";
     SAVE = "INSERT INTO clients (client_id, metadata, disabled, managed_by, created_at, updated_at) \
             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (client_id) DO UPDATE SET metadata = excluded.metadata, \
             disabled = excluded.disabled, managed_by = excluded.managed_by, updated_at = excluded.updated_at";
     DELETE = "DELETE FROM clients WHERE client_id = $1";
-    CREDENTIALS = "SELECT id, client_id, kind, label, value, created_at, expires_at, last_used_at \
+    CREDENTIALS = "SELECT id, client_id, kind, label, value, expires_at, last_used_at \
                    FROM credentials WHERE client_id = $1 ORDER BY created_at, label";
-    ALL_CREDENTIALS = "SELECT id, client_id, kind, label, value, created_at, expires_at, last_used_at \
+    ALL_CREDENTIALS = "SELECT id, client_id, kind, label, value, expires_at, last_used_at \
                        FROM credentials ORDER BY client_id, created_at, label";
     ADD_CREDENTIAL = "INSERT INTO credentials (id, client_id, kind, label, value, created_at, expires_at) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7)";
@@ -41,10 +41,6 @@ pub struct ClientRow {
     pub disabled: bool,
     /// A word of `ManagedBy`.
     pub managed_by: String,
-    /// When it was made.
-    pub created_at: Micros,
-    /// When it was last changed.
-    pub updated_at: Micros,
 }
 
 /// A credential as it is kept.
@@ -60,8 +56,6 @@ pub struct CredentialRow {
     pub label: String,
     /// A hash (secrets) or a public JWK.
     pub value: String,
-    /// When it was made.
-    pub created_at: Micros,
     /// When it stops working.
     pub expires_at: Option<Micros>,
     /// When it last worked, to the minute.
@@ -93,7 +87,7 @@ pub async fn list(conn: &mut Conn) -> Result<Vec<(ClientRow, Vec<CredentialRow>)
 
 /// Makes or replaces a client and its browser origins; `created_at` of an existing one stays.
 pub async fn save(tx: &mut Tx, client: &ClientRow, origins: &[String]) -> Result<(), StoreError> {
-    let ClientRow { client_id, metadata, disabled, managed_by, .. } = client;
+    let ClientRow { client_id, metadata, disabled, managed_by } = client;
     let now = tx.now();
     execute!(tx, SAVE, client_id, metadata, *disabled, managed_by, now)?;
     execute!(tx, DROP_ORIGINS, client_id)?;

@@ -4,10 +4,9 @@ use sqlx::FromRow;
 
 use super::conn::{execute, fetch, queries};
 use super::{Conn, StoreError, Tx, feed};
-use crate::clock::Micros;
 
 queries! {
-    LIST = "SELECT identifier, settings, managed_by, created_at, updated_at FROM resources ORDER BY identifier";
+    LIST = "SELECT identifier, settings, managed_by FROM resources ORDER BY identifier";
     SCOPES = "SELECT name, resource, description FROM scopes ORDER BY name";
     SAVE = "INSERT INTO resources (identifier, settings, managed_by, created_at, updated_at) VALUES ($1, $2, $3, $4, $4) \
             ON CONFLICT (identifier) DO UPDATE SET settings = excluded.settings, managed_by = excluded.managed_by, \
@@ -26,10 +25,6 @@ pub struct ResourceRow {
     pub settings: String,
     /// A word of `ManagedBy`.
     pub managed_by: String,
-    /// When it was made.
-    pub created_at: Micros,
-    /// When it was last changed.
-    pub updated_at: Micros,
 }
 
 /// A scope as it is kept.
@@ -50,7 +45,7 @@ pub async fn list(conn: &mut Conn) -> Result<(Vec<ResourceRow>, Vec<ScopeRow>), 
 
 /// Makes or replaces a resource; its scopes follow by [`add_scopes`].
 pub async fn save(tx: &mut Tx, resource: &ResourceRow) -> Result<(), StoreError> {
-    let ResourceRow { identifier, settings, managed_by, .. } = resource;
+    let ResourceRow { identifier, settings, managed_by } = resource;
     let now = tx.now();
     execute!(tx, SAVE, identifier, settings, managed_by, now)?;
     tx.announce(feed::Kind::Resource, identifier);
