@@ -3,7 +3,7 @@
 //! Dependencies point one way, from the last line of this picture to the first:
 //!
 //! ```text
-//! foundation   clock config error form log secret store wire
+//! foundation   checks clock config error form log secret store wire
 //! services     apply audit clients cx issue jobs keys metrics nodes outbound resources
 //! edge         http
 //! protocols    oauth
@@ -13,6 +13,7 @@
 pub mod app;
 pub mod apply;
 pub mod audit;
+pub mod checks;
 pub mod cli;
 pub mod clients;
 pub mod clock;

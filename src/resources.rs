@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clients::metadata::{Invalid, check_identifier, check_lifetime, check_text};
+use crate::checks::{Invalid, check_identifier, check_lifetime, check_text};
 use crate::store::resources::{self, ResourceRow};
-use crate::store::{Conn, StoreError};
-use crate::wire::{Algorithm, ManagedBy, Scope, TokenFormat, from_row};
+use crate::store::{Conn, StoreError, from_row};
+use crate::wire::{Algorithm, ManagedBy, Scope, TokenFormat};
 
 /// What a resource asks of its tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -150,26 +150,6 @@ vocabulary! {
     }
 }
 
-/// Reads a JSON text that the database holds. Members that only a later release knows are passed over, so that this
-/// one runs on what that one wrote; where people write (`apply` files), they are refused.
-///
-/// # Errors
-/// When the rest does not fit either.
-pub fn from_row<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
-    let mut members: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
-    loop {
-        let cause = match serde_json::from_value(serde_json::Value::Object(members.clone())) {
-            Ok(read) => return Ok(read),
-            Err(cause) => cause,
-        };
-        let said = cause.to_string();
-        let unknown = said.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-        if unknown.and_then(|name| members.remove(name)).is_none() {
-            return Err(cause);
-        }
-    }
-}
-
 /// Where the token endpoint is, under the issuer.
 pub const TOKEN_PATH: &str = "/oauth2/token";
 
@@ -266,19 +246,6 @@ mod tests {
         for bad in [" a", "a ", "a  b", "a\tb", "a\"b", "a\\b", "ä", "a\u{0}"] {
             assert_eq!(bad.parse::<Scope>(), Err(InvalidScope), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn a_row_of_a_later_release_is_read() {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Row {
-            known: u8,
-        }
-        let later = r#"{"new": {"a": 1}, "known": 7, "newer": []}"#;
-        assert!(serde_json::from_str::<Row>(later).is_err());
-        assert_eq!(from_row::<Row>(later).unwrap().known, 7);
-        assert!(from_row::<Row>(r#"{"known": "x"}"#).is_err() && from_row::<Row>("{}").is_err());
     }
 
     proptest! {

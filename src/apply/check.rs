@@ -6,7 +6,8 @@ use super::credentials::{self, SECRETS};
 use super::file::{ApplyFile, ClientSpec, ResourceSpec};
 use super::state::{State, StoredClient};
 use super::{Options, Problem};
-use crate::clients::metadata::{check_client_id, check_text};
+use crate::checks::check_text;
+use crate::clients::metadata::check_client_id;
 use crate::wire::{AuthMethod, ManagedBy, Scope};
 
 /// What there will be once the file is applied.

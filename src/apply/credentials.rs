@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Failed;
 use super::file::{ClientSpec, SecretSpec, rfc3339};
 use crate::audit::FieldChange;
-use crate::clients::metadata::check_text;
+use crate::checks::check_text;
 use crate::clients::secret::{SecretHasher, digest_to_text};
 use crate::clock::Micros;
 use crate::keys::PublicJwk;

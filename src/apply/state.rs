@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::clients::ClientMetadata;
 use crate::resources::Catalog;
 use crate::store::clients::{ClientRow, CredentialRow};
-use crate::store::{Conn, StoreError, Tx, clients, feed};
+use crate::store::{Conn, StoreError, Tx, clients, feed, from_row};
 use crate::wire::ManagedBy;
 
 pub(super) struct StoredClient {
@@ -29,7 +29,7 @@ impl State {
         let mut known = BTreeMap::new();
         for (row, credentials) in clients::list(conn).await? {
             let unfit = |cause| StoreError::Unfit(format!("client {}: {cause}", row.client_id));
-            let metadata = crate::wire::from_row(&row.metadata).map_err(unfit)?;
+            let metadata = from_row(&row.metadata).map_err(unfit)?;
             known.insert(row.client_id.clone(), StoredClient { row, metadata, credentials });
         }
         Ok(Self { resources, clients: known, head })

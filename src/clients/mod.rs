@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::clock::{Micros, SECOND};
 use crate::keys::PublicJwk;
 use crate::secret::Id;
-use crate::store::StoreError;
 use crate::store::clients::{ClientRow, CredentialRow};
+use crate::store::{StoreError, from_row};
 use crate::wire::{AuthMethod, CredentialKind};
 
 pub use jwks::RemoteKeys;
@@ -113,7 +113,7 @@ impl Client {
         });
         Ok(Self {
             client_id: row.client_id.as_str().into(),
-            metadata: crate::wire::from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
+            metadata: from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
             disabled: row.disabled,
             credentials: credentials.collect::<Result<_, StoreError>>()?,
         })

@@ -14,6 +14,7 @@ mod migrate;
 pub mod nodes;
 pub mod resources;
 pub mod revocations;
+mod row;
 pub mod signing_keys;
 mod sqlite;
 mod write;
@@ -34,6 +35,7 @@ use crate::secret::Secret;
 /// Where the database is.
 pub use crate::config::DatabaseUrl as Location;
 pub use conn::Conn;
+pub use row::from_row;
 pub use sqlite::Lock;
 pub use write::{Committed, JobFuture, Tx};
 
