@@ -7,7 +7,8 @@ use std::sync::Arc;
 use criterion::Criterion;
 use sealwright::form::Form;
 use sealwright::issue::{AccessClaims, Audience};
-use sealwright::keys::{Jws, KeyEntry, KeyPair, KeyRing, KeyState, Signer, SigningPool, Typ};
+use sealwright::keys::{Jws, KeyEntry, KeyPair, KeyRing, KeyState, Signer, Typ, signing_pool};
+use sealwright::pool::Pool;
 use sealwright::wire::Algorithm;
 use tokio::runtime::Runtime;
 
@@ -23,7 +24,7 @@ const FORM: &[u8] = b"grant_type=client_credentials&scope=orders%3Aread+orders%3
 fn main() -> Result<(), Box<dyn Error>> {
     let mut criterion = Criterion::default().configure_from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let pool = Arc::new(SigningPool::for_this_machine());
+    let pool = signing_pool();
     let algorithms = [Algorithm::EdDsa, Algorithm::Rs256, Algorithm::Es256];
     let signers = algorithms.map(|algorithm| signer(algorithm, &pool));
     let signers = signers.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -37,10 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn signer(algorithm: Algorithm, pool: &Arc<SigningPool>) -> Result<Arc<Signer>, Box<dyn Error>> {
+fn signer(algorithm: Algorithm, pool: &Pool) -> Result<Arc<Signer>, Box<dyn Error>> {
     let (pair, _) = KeyPair::generate(algorithm, 2048)?;
     let kid = pair.public_jwk().thumbprint();
-    Ok(Arc::new(Signer::new(&kid, algorithm.as_str(), pair, Arc::clone(pool))?))
+    Ok(Arc::new(Signer::new(&kid, algorithm.as_str(), pair, pool.clone())?))
 }
 
 fn entry(signer: &Arc<Signer>) -> KeyEntry {

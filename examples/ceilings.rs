@@ -28,7 +28,8 @@ use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use sealwright::clock::{Clock, SECOND};
-use sealwright::keys::{Jws, KeyPair, PublicJwk, Signer, SigningPool, Typ};
+use sealwright::keys::{Jws, KeyPair, PublicJwk, Signer, Typ, signing_pool};
+use sealwright::pool::Pool;
 use sealwright::secret::random;
 use sealwright::wire::Algorithm;
 use serde::{Deserialize, Serialize};
@@ -90,10 +91,10 @@ fn new_pair(algorithm: Algorithm) -> Result<KeyPair> {
     Ok(KeyPair::generate(algorithm, 2048)?.0)
 }
 
-fn new_signer(algorithm: Algorithm, pool: &Arc<SigningPool>) -> Result<Signer> {
+fn new_signer(algorithm: Algorithm, pool: &Pool) -> Result<Signer> {
     let pair = new_pair(algorithm)?;
     let kid = pair.public_jwk().thumbprint();
-    Ok(Signer::new(&kid, algorithm.as_str(), pair, Arc::clone(pool))?)
+    Ok(Signer::new(&kid, algorithm.as_str(), pair, pool.clone())?)
 }
 
 // Assertions.
@@ -216,7 +217,7 @@ async fn verify_sign(State(bare): State<Arc<Bare>>, body: Bytes) -> Result<Strin
 
 fn serve(address: &str, key: &Path) -> Result<()> {
     let address: SocketAddr = address.parse()?;
-    let pool = Arc::new(SigningPool::for_this_machine());
+    let pool = signing_pool();
     let bare = Bare {
         issuer: format!("http://{address}"),
         eddsa: new_signer(Algorithm::EdDsa, &pool)?,

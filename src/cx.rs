@@ -18,6 +18,7 @@ use crate::issue::revocations::Revocations;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::nodes::{Lease, Node};
+use crate::password::PasswordHasher;
 use crate::resources::Catalog;
 use crate::store::Db;
 
@@ -39,7 +40,9 @@ pub struct Services {
     pub clients: Registry,
     /// Public keys that clients publish.
     pub remote_keys: RemoteKeys,
-    /// Argon2id for imported secrets.
+    /// Argon2id for passwords and imported secrets.
+    pub passwords: PasswordHasher,
+    /// Client secrets.
     pub hasher: SecretHasher,
     /// Ids that may be used once.
     pub replay: Replay,

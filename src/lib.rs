@@ -3,7 +3,7 @@
 //! Dependencies point one way, from the last line of this picture to the first:
 //!
 //! ```text
-//! foundation   checks clock config error form log secret store wire
+//! foundation   checks clock config error form log password pool secret store wire
 //! services     apply audit clients cx issue jobs keys metrics nodes outbound resources
 //! edge         http
 //! protocols    oauth
@@ -30,6 +30,8 @@ pub mod metrics;
 pub mod nodes;
 pub mod oauth;
 pub mod outbound;
+pub mod password;
+pub mod pool;
 pub mod resources;
 pub mod secret;
 pub mod store;

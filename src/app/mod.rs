@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
 use crate::clients::replay::Replay;
-use crate::clients::secret::{HashSettings, SecretHasher};
+use crate::clients::secret::SecretHasher;
 use crate::clients::{Registry, RemoteKeys};
 use crate::config::Config;
 use crate::cx::Services;
@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::nodes::{self, Node};
 use crate::oauth::{self, OAuth, Published};
 use crate::outbound::{Outbound, OutboundError};
+use crate::password::{HashSettings, PasswordHasher};
 use crate::store::StoreError;
 use crate::{error, jobs};
 
@@ -216,6 +217,7 @@ impl App {
 fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Services, StartError> {
     let Opened { db, clock, master, .. } = opened;
     let outbound = Outbound::new(&config.outbound)?;
+    let passwords = PasswordHasher::new(hash_settings(config))?;
     Ok(Services {
         issuer: config.issuer.clone().ok_or(StartError::NoIssuer)?,
         metrics,
@@ -223,7 +225,8 @@ fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Se
         resources: ArcSwap::default(),
         clients: Registry::new(db.clone()),
         remote_keys: RemoteKeys::new(outbound, seconds(config.outbound.jwks_refresh_seconds)),
-        hasher: SecretHasher::new(hash_settings(config))?,
+        hasher: SecretHasher::new(passwords.clone())?,
+        passwords,
         replay: Replay::start(db.clone()),
         revocations: Revocations::default(),
         known_tokens: KnownTokens::default(),

@@ -7,9 +7,10 @@ use super::credentials::{Addition, Material};
 use super::plan::{Change, Plan, Work};
 use super::{Failed, state};
 use crate::audit::{self, Actor, Event};
-use crate::clients::secret::{SecretHasher, digest_to_text};
+use crate::clients::secret::digest_to_text;
 use crate::clock::{Micros, SECOND};
 use crate::nodes::LEASE_BOUND;
+use crate::password::PasswordHasher;
 use crate::secret::{Id, Prefix, Secret, random};
 use crate::store::clients::NewCredential;
 use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
@@ -46,7 +47,7 @@ pub struct Generated {
 /// # Errors
 /// [`Failed::Store`] when the database could not, or a client or resource has changed since the plan was made:
 /// nothing was applied then, unless it is [`StoreError::Unknown`].
-pub async fn commit(db: &Db, plan: Plan, hasher: &SecretHasher) -> Result<Applied, Failed> {
+pub async fn commit(db: &Db, plan: Plan, passwords: &PasswordHasher) -> Result<Applied, Failed> {
     if plan.is_empty() {
         return Ok(Applied { generated: Vec::new(), seq: None });
     }
@@ -56,7 +57,7 @@ pub async fn commit(db: &Db, plan: Plan, hasher: &SecretHasher) -> Result<Applie
     for change in &plan.changes {
         if let Work::SaveClient { credentials: work, .. } = &change.work {
             for addition in &work.add {
-                let (row, made) = prepare(addition, hasher)?;
+                let (row, made) = prepare(addition, passwords).await?;
                 credentials.push_back(row);
                 let Addition { label, .. } = addition;
                 generated.extend(made.map(|secret| Generated {
@@ -86,7 +87,7 @@ fn changed() -> StoreError {
 }
 
 /// The row of a credential, and the secret if it was made here.
-fn prepare(addition: &Addition, hasher: &SecretHasher) -> Result<(NewCredential, Option<Secret>), Failed> {
+async fn prepare(addition: &Addition, passwords: &PasswordHasher) -> Result<(NewCredential, Option<Secret>), Failed> {
     let mut made = None;
     let kind = addition.material.kind();
     let value = match &addition.material {
@@ -97,7 +98,7 @@ fn prepare(addition: &Addition, hasher: &SecretHasher) -> Result<(NewCredential,
             value
         }
         Material::Given(secret) if kind == CredentialKind::GeneratedSecret => digest_to_text(secret),
-        Material::Given(secret) => hasher.hash_imported(secret)?,
+        Material::Given(secret) => passwords.hash(secret, None).await?,
         Material::Jwk(key) => key.clone(),
     };
     let id: Id = random().map_err(crate::error::Error::from)?;

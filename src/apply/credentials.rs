@@ -8,9 +8,10 @@ use super::Failed;
 use super::file::{ClientSpec, SecretSpec, rfc3339};
 use crate::audit::FieldChange;
 use crate::checks::check_text;
-use crate::clients::secret::{SecretHasher, digest_to_text};
+use crate::clients::secret::digest_to_text;
 use crate::clock::Micros;
 use crate::keys::PublicJwk;
+use crate::password::PasswordHasher;
 use crate::secret::{Prefix, Secret, equal};
 use crate::store::clients::CredentialRow;
 use crate::wire::{AuthMethod, CredentialKind};
@@ -128,7 +129,7 @@ fn label_of(key: &Value) -> Result<String, String> {
 pub(super) async fn diff(
     spec: &ClientSpec,
     stored: &[CredentialRow],
-    hasher: &SecretHasher,
+    passwords: &PasswordHasher,
 ) -> Result<(CredentialWork, Vec<FieldChange>), Failed> {
     let mut work = CredentialWork::default();
     let mut words = Vec::new();
@@ -140,7 +141,7 @@ pub(super) async fn diff(
             Some(named) => {
                 for given in named {
                     match secrets().find(|row| row.label == given.label) {
-                        Some(row) if fits(given.secret, row, hasher).await? => {
+                        Some(row) if fits(given.secret, row, passwords).await? => {
                             kept.insert(&row.id);
                             if row.expires_at != given.expires_at {
                                 work.expire.push((row.id.clone(), given.expires_at));
@@ -217,13 +218,13 @@ fn is_secret(row: &CredentialRow) -> bool {
 }
 
 /// Whether the stored secret is the one that the file names; one named without its text is whatever is there.
-async fn fits(named: Option<&Secret>, row: &CredentialRow, hasher: &SecretHasher) -> Result<bool, Failed> {
+async fn fits(named: Option<&Secret>, row: &CredentialRow, passwords: &PasswordHasher) -> Result<bool, Failed> {
     let Some(secret) = named else { return Ok(true) };
     if Prefix::ClientSecret.matches(secret.expose()) {
         let known = row.kind == CredentialKind::GeneratedSecret.as_str();
         return Ok(known && equal(digest_to_text(secret).as_bytes(), row.value.as_bytes()));
     }
-    Ok(row.kind == CredentialKind::ImportedSecret.as_str() && hasher.verify(secret, &row.value).await?)
+    Ok(row.kind == CredentialKind::ImportedSecret.as_str() && passwords.verify(secret, Some(&row.value), None).await?)
 }
 
 fn expiry_changed(row: &CredentialRow, to: Option<Micros>) -> FieldChange {

@@ -12,7 +12,7 @@ use super::file::{ApplyFile, ClientSpec, ResourceSpec};
 use super::state::{State, StoredClient};
 use super::{Failed, Options};
 use crate::audit::{Action, FieldChange};
-use crate::clients::secret::SecretHasher;
+use crate::password::PasswordHasher;
 use crate::resources::Resource;
 use crate::store::clients::ClientRow;
 use crate::store::resources::ResourceRow;
@@ -114,7 +114,12 @@ fn shown(value: Option<&String>) -> String {
 /// # Errors
 /// [`Failed::Problems`] with everything that is wrong with the file; [`Failed::Store`] when the database cannot be
 /// read.
-pub async fn plan(db: &Db, file: &ApplyFile, options: &Options<'_>, hasher: &SecretHasher) -> Result<Plan, Failed> {
+pub async fn plan(
+    db: &Db,
+    file: &ApplyFile,
+    options: &Options<'_>,
+    passwords: &PasswordHasher,
+) -> Result<Plan, Failed> {
     let before = db.read(|conn| Box::pin(State::load(conn))).await?;
     let after = check::all(file, &before, options).map_err(Failed::Problems)?;
     let mut changes = Vec::new();
@@ -129,7 +134,7 @@ pub async fn plan(db: &Db, file: &ApplyFile, options: &Options<'_>, hasher: &Sec
         }
     }
     for spec in &file.client {
-        changes.push(client(spec, before.clients.get(&spec.client_id), &after, hasher).await?);
+        changes.push(client(spec, before.clients.get(&spec.client_id), &after, passwords).await?);
     }
     let named: HashSet<&str> = file.client.iter().map(|spec| spec.client_id.as_str()).collect();
     for (client_id, stored) in before.clients.iter().filter(|(client_id, _)| !named.contains(client_id.as_str())) {
@@ -185,7 +190,7 @@ async fn client(
     spec: &ClientSpec,
     stored: Option<&StoredClient>,
     after: &After,
-    hasher: &SecretHasher,
+    passwords: &PasswordHasher,
 ) -> Result<Change, Failed> {
     let mut metadata = spec.metadata.clone();
     if metadata.resources.is_empty() {
@@ -200,7 +205,7 @@ async fn client(
         fields.push(FieldChange { field: "disabled".to_owned(), old, new });
     }
     let known = stored.map_or(&[][..], |stored| &stored.credentials);
-    let (credentials, words) = credentials::diff(spec, known, hasher).await?;
+    let (credentials, words) = credentials::diff(spec, known, passwords).await?;
     fields.extend(words);
     fields.extend(stored.and_then(|stored| taken_over(&stored.row.managed_by)));
     let action = action(stored.is_none(), &fields);

@@ -4,8 +4,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clients::secret::{HashSettings, SecretHasher};
 use crate::clock::Clock;
+use crate::password::{HashSettings, PasswordHasher};
 use crate::secret::{Prefix, Secret};
 use crate::store::clients::{ClientRow, CredentialRow};
 use crate::store::{Db, Location, audit, clients, feed};
@@ -42,7 +42,7 @@ const THUMBPRINT: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
 
 struct Fixture {
     db: Db,
-    hasher: SecretHasher,
+    passwords: PasswordHasher,
     folder: PathBuf,
 }
 
@@ -78,7 +78,7 @@ impl Fixture {
         let db = Db::open(options, Clock::system()).await.unwrap();
         db.migrate().await.unwrap();
         let settings = HashSettings { memory_kib: 64, iterations: 1, concurrency: 2, queue: 8 };
-        Self { db, hasher: SecretHasher::new(settings).unwrap(), folder }
+        Self { db, passwords: PasswordHasher::new(settings).unwrap(), folder }
     }
 
     async fn with(text: &str) -> Self {
@@ -88,13 +88,13 @@ impl Fixture {
     }
 
     async fn plan(&self, text: &str, options: &Options<'_>) -> Result<Plan, Failed> {
-        plan(&self.db, &toml(text), options, &self.hasher).await
+        plan(&self.db, &toml(text), options, &self.passwords).await
     }
 
     async fn apply_with(&self, text: &str, options: &Options<'_>) -> (String, Applied) {
         let plan = self.plan(text, options).await.unwrap();
         let shown = plan.to_string();
-        (shown, commit(&self.db, plan, &self.hasher).await.unwrap())
+        (shown, commit(&self.db, plan, &self.passwords).await.unwrap())
     }
 
     async fn apply(&self, text: &str) -> (String, Applied) {
@@ -148,13 +148,13 @@ async fn the_example_applies_and_a_second_time_changes_nothing() {
     assert_eq!((only.client_id.as_str(), only.label.as_str()), ("edge-gateway", "default"));
     assert!(Prefix::ClientSecret.matches(only.secret.expose()));
     let (_, rows) = fixture.client("orders-sync").await.unwrap();
-    assert!(fixture.hasher.verify(&Secret::new(IMPORTED), &rows[0].value).await.unwrap());
+    assert!(fixture.passwords.verify(&Secret::new(IMPORTED), Some(&rows[0].value), None).await.unwrap());
 
     let head = fixture.head().await;
     let plan = fixture.plan(EXAMPLE, &PRUNE).await.unwrap();
     assert!(plan.is_empty());
     assert_eq!(plan.to_string(), "= resource https://api.example.com\n= client orders-sync\n= client edge-gateway\n");
-    let applied = commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
+    let applied = commit(&fixture.db, plan, &fixture.passwords).await.unwrap();
     assert!(applied.generated.is_empty() && applied.seq.is_none());
     assert_eq!(fixture.head().await, head);
 }
@@ -185,7 +185,7 @@ async fn json_says_the_same() {
     let text = serde_json::to_string_pretty(&value).unwrap();
     assert_eq!(Format::of(None, &text), Format::Json);
     let file = parse(&text, Format::Json).unwrap();
-    assert!(plan(&fixture.db, &file, &OPTIONS, &fixture.hasher).await.unwrap().is_empty());
+    assert!(plan(&fixture.db, &file, &OPTIONS, &fixture.passwords).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn what_the_file_says_of_a_named_object_is_all_there_is() {
     let shown = plan.to_string();
     assert!(shown.contains("~ resource") && shown.contains("name: \"Orders API\" -> (none)"), "{shown}");
     assert!(shown.contains("scope: \"orders:read orders:write\" -> \"orders:read\""), "{shown}");
-    commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
+    commit(&fixture.db, plan, &fixture.passwords).await.unwrap();
     assert!(fixture.plan(&less, &OPTIONS).await.unwrap().is_empty());
 }
 
@@ -336,7 +336,7 @@ async fn secrets_rotate_with_two_at_once() {
         "~ client c\n    client_secrets \"2026\" expires_at: \"never\" -> \"2027-01-01T00:00:00Z\"\n    \
          client_secrets \"2027\": \"new imported secret\"\n"
     );
-    let applied = commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
+    let applied = commit(&fixture.db, plan, &fixture.passwords).await.unwrap();
     assert!(applied.generated.is_empty());
     let two = fixture.credentials("c").await;
     assert_eq!((two.len(), &two[0]), (2, &old[0]));
@@ -398,7 +398,7 @@ async fn disabling_is_a_change_both_ways() {
     let text = EXAMPLE.replace("client_id = \"orders-sync\"", "client_id = \"orders-sync\"\ndisabled = true");
     let plan = fixture.plan(&text, &OPTIONS).await.unwrap();
     assert!(plan.to_string().contains("disabled: \"false\" -> \"true\""));
-    commit(&fixture.db, plan, &fixture.hasher).await.unwrap();
+    commit(&fixture.db, plan, &fixture.passwords).await.unwrap();
     assert!(fixture.client("orders-sync").await.unwrap().0.disabled);
     let back = fixture.plan(EXAMPLE, &OPTIONS).await.unwrap();
     assert!(back.to_string().contains("disabled: \"true\" -> \"false\""));
@@ -483,8 +483,8 @@ async fn a_plan_of_yesterday_is_refused_whole() {
     let first = fixture.plan("[[client]]\nclient_id = \"one\"", &OPTIONS).await.unwrap();
     let second =
         fixture.plan("[[client]]\nclient_id = \"two\"\n[[client]]\nclient_id = \"one\"", &OPTIONS).await.unwrap();
-    commit(&fixture.db, first, &fixture.hasher).await.unwrap();
-    let refused = commit(&fixture.db, second, &fixture.hasher).await.unwrap_err().to_string();
+    commit(&fixture.db, first, &fixture.passwords).await.unwrap();
+    let refused = commit(&fixture.db, second, &fixture.passwords).await.unwrap_err().to_string();
     assert!(refused.contains("have changed") && refused.contains("run it again"), "{refused}");
     assert!(fixture.client("two").await.is_none());
 
@@ -499,12 +499,12 @@ async fn a_plan_of_yesterday_is_refused_whole() {
         });
         other.await.unwrap();
     }
-    commit(&fixture.db, third, &fixture.hasher).await.unwrap();
+    commit(&fixture.db, third, &fixture.passwords).await.unwrap();
     // But a feed that was swept in between is.
     let fourth = fixture.plan("[[client]]\nclient_id = \"four\"", &OPTIONS).await.unwrap();
     fixture.apply("[[client]]\nclient_id = \"five\"").await;
     fixture.db.write(|tx| Box::pin(feed::sweep(tx, i64::MAX, 1000))).await.unwrap();
-    assert!(commit(&fixture.db, fourth, &fixture.hasher).await.is_err());
+    assert!(commit(&fixture.db, fourth, &fixture.passwords).await.is_err());
 }
 
 #[tokio::test]
@@ -538,7 +538,7 @@ async fn what_is_exported_applies_to_nothing_new() {
     let plan = fixture.plan(&text, &PRUNE).await.unwrap();
     assert!(plan.is_empty(), "{plan}\n{text}");
     let json = parse(&export.to_json().unwrap(), Format::Json).unwrap();
-    assert!(super::plan(&fixture.db, &json, &PRUNE, &fixture.hasher).await.unwrap().is_empty());
+    assert!(super::plan(&fixture.db, &json, &PRUNE, &fixture.passwords).await.unwrap().is_empty());
 
     // Elsewhere it makes the same, but for the secrets.
     let other = Fixture::new().await;
@@ -551,9 +551,9 @@ async fn what_is_exported_applies_to_nothing_new() {
 #[test]
 fn futures_can_move_between_threads() {
     fn is_send<T: Send>(_: &T) {}
-    let _ = |db: Db, hasher: SecretHasher, file: ApplyFile, made: Plan| {
-        is_send(&plan(&db, &file, &OPTIONS, &hasher));
-        is_send(&commit(&db, made, &hasher));
+    let _ = |db: Db, passwords: PasswordHasher, file: ApplyFile, made: Plan| {
+        is_send(&plan(&db, &file, &OPTIONS, &passwords));
+        is_send(&commit(&db, made, &passwords));
     };
 }
 

@@ -12,9 +12,9 @@ use super::source::Source;
 use crate::app;
 use crate::apply::{self, Applied, Change, Format, Generated, Options};
 use crate::audit::Action;
-use crate::clients::secret::SecretHasher;
 use crate::clock::Clock;
 use crate::nodes;
+use crate::password::PasswordHasher;
 
 /// Set up clients and resources as a file says; what is so already stays as it is
 #[derive(clap::Args)]
@@ -74,7 +74,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let opened = app::open(&config, Clock::system(), false).await?;
     opened.notes.iter().for_each(say);
-    let hasher = SecretHasher::new(app::hash_settings(&config))?;
+    let passwords = PasswordHasher::new(app::hash_settings(&config))?;
     let issuer = config.issuer.as_ref().map(ToString::to_string).unwrap_or_default();
     let options = Options {
         prune: args.prune,
@@ -83,7 +83,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         allow_http: config.outbound.allow_http,
         issuer: &issuer,
     };
-    let plan = apply::plan(&opened.db, &file, &options, &hasher).await?;
+    let plan = apply::plan(&opened.db, &file, &options, &passwords).await?;
     plan.to_string().lines().for_each(say);
     let changes = plan.changes.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
     if args.dry_run {
@@ -92,7 +92,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         return if args.json { give_json(&report) } else { Ok(()) };
     }
     let summary = summary(&plan.changes);
-    let Applied { generated, seq } = apply::commit(&opened.db, plan, &hasher).await?;
+    let Applied { generated, seq } = apply::commit(&opened.db, plan, &passwords).await?;
     // First of all: they cannot be shown again.
     print(&generated, &changes, args.json)?;
     if let Some(seq) = seq {

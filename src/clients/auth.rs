@@ -122,7 +122,7 @@ async fn by_secret(cx: &Cx<'_>, client_id: &str, secret: &Secret) -> Result<Arc<
     // The hashing that an unknown client costs is a known one's; its first lookup is a read of the database more.
     let live: Vec<&Credential> =
         client.iter().flat_map(|client| &client.credentials).filter(|credential| credential.is_live(cx.now)).collect();
-    let Some(credential) = cx.hasher.find(secret, &live).await? else { return Err(Error::invalid_client()) };
+    let Some(credential) = cx.hasher.find(secret, &live, cx.peer).await? else { return Err(Error::invalid_client()) };
     cx.audit.used(credential, cx.now);
     client.clone().ok_or_else(Error::invalid_client)
 }

@@ -1,42 +1,21 @@
-//! Client secrets. Generated ones (256 random bits) are kept as SHA-256; imported ones as Argon2id, computed on a
-//! bounded pool and, once it fitted, remembered in memory under a key of this process.
+//! Client secrets. Generated ones (256 random bits) are kept as SHA-256; imported ones as Argon2id and, once one
+//! fitted, remembered in memory under a key of this process.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::IpAddr;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Algorithm as Variant, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use aws_lc_rs::hmac;
 use base64::Engine;
-use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use moka::sync::Cache;
-use tokio::sync::Semaphore;
 
 use super::{Credential, Proof};
-use crate::error::{Error, Result};
-use crate::secret::{Id, NoRandomness, Prefix, Secret, equal, random, sha256};
+use crate::error::Result;
+use crate::password::PasswordHasher;
+use crate::secret::{Id, Prefix, Secret, equal, random, sha256};
 
-/// How much work a guess costs, and how much of it may go on at once.
-#[derive(Clone, Copy, Debug)]
-pub struct HashSettings {
-    /// Memory for one hash, in KiB.
-    pub memory_kib: u32,
-    /// Passes over it.
-    pub iterations: u32,
-    /// Hashes at once; each takes `memory_kib`.
-    pub concurrency: usize,
-    /// Hashes that may wait; more are answered 503.
-    pub queue: usize,
-}
-
-/// The bounded pool for Argon2id and the memory of what it found right.
+/// Checks client secrets, and remembers which imported ones it found right.
 pub struct SecretHasher {
-    argon2: Argon2<'static>,
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    queue: usize,
-    /// A well-formed hash that nothing fits: unknown clients cost what known ones do.
-    dummy: String,
+    passwords: PasswordHasher,
     key: hmac::Key,
     remembered: Cache<Id, Digest>,
 }
@@ -72,35 +51,13 @@ pub fn digest_to_text(secret: &Secret) -> String {
 }
 
 impl SecretHasher {
-    /// A pool with these bounds.
+    /// With nothing remembered.
     ///
     /// # Errors
-    /// 500 when the settings are out of Argon2's ranges or there is no randomness.
-    pub fn new(settings: HashSettings) -> Result<Self> {
-        let params = Params::new(settings.memory_kib, settings.iterations, 1, None)
-            .map_err(|cause| Error::internal(cause.to_string()))?;
-        let argon2 = Argon2::new(Variant::Argon2id, Version::V0x13, params);
-        let (salt, hash) = (random::<16>()?, random::<32>()?);
-        let (salt, hash) = (BASE64_STANDARD_NO_PAD.encode(salt), BASE64_STANDARD_NO_PAD.encode(hash));
-        let HashSettings { memory_kib, iterations, .. } = settings;
-        let dummy = format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1${salt}${hash}");
-        Ok(Self {
-            argon2,
-            permits: Arc::new(Semaphore::new(settings.concurrency)),
-            waiting: AtomicUsize::new(0),
-            queue: settings.queue,
-            dummy,
-            key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()?),
-            remembered: Cache::new(100_000),
-        })
-    }
-
-    /// Hashes a secret that was chosen elsewhere; takes its time, on the caller's thread.
-    ///
-    /// # Errors
-    /// 500 without randomness.
-    pub fn hash_imported(&self, secret: &Secret) -> Result<String> {
-        hash(&self.argon2, secret.expose().as_bytes())
+    /// 500 when there is no randomness.
+    pub fn new(passwords: PasswordHasher) -> Result<Self> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()?);
+        Ok(Self { passwords, key, remembered: Cache::new(100_000) })
     }
 
     /// The first of `credentials` that `presented` fits. The time taken depends on the form of `presented` and on
@@ -109,7 +66,12 @@ impl SecretHasher {
     ///
     /// # Errors
     /// 503 when too many hashes wait.
-    pub async fn find<'c>(&self, presented: &Secret, credentials: &[&'c Credential]) -> Result<Option<&'c Credential>> {
+    pub async fn find<'c>(
+        &self,
+        presented: &Secret,
+        credentials: &[&'c Credential],
+        from: IpAddr,
+    ) -> Result<Option<&'c Credential>> {
         if Prefix::ClientSecret.matches(presented.expose()) {
             let digest = Digest::of(presented);
             // Every credential is compared, whichever fits.
@@ -133,70 +95,21 @@ impl SecretHasher {
         let mut worked = false;
         for (credential, phc) in imported() {
             worked = true;
-            if self.verify(presented, phc).await? {
+            if self.passwords.verify(presented, Some(phc), Some(from)).await? {
                 self.remembered.insert(credential.id, tag);
                 return Ok(Some(credential));
             }
         }
         if !worked {
-            self.verify(presented, &self.dummy).await?;
+            self.passwords.verify(presented, None, Some(from)).await?;
         }
         Ok(None)
     }
-
-    /// Whether `presented` fits the PHC string `phc`, on the pool.
-    ///
-    /// # Errors
-    /// 503 when too many wait.
-    pub async fn verify(&self, presented: &Secret, phc: &str) -> Result<bool> {
-        let busy = || Error::unavailable("Too many secrets are being checked; try again.", 1);
-        let permit = if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            permit
-        } else {
-            let place = Place::take(&self.waiting);
-            if place.before >= self.queue {
-                return Err(busy());
-            }
-            self.permits.clone().acquire_owned().await.map_err(|_| busy())?
-        };
-        let (argon2, presented, phc) = (self.argon2.clone(), presented.clone(), phc.to_owned());
-        let fits = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            PasswordHash::new(&phc)
-                .is_ok_and(|known| argon2.verify_password(presented.expose().as_bytes(), &known).is_ok())
-        });
-        fits.await.map_err(Error::internal)
-    }
-}
-
-/// A place in the queue, given back also when the request is dropped while it waits.
-struct Place<'q> {
-    waiting: &'q AtomicUsize,
-    before: usize,
-}
-
-impl<'q> Place<'q> {
-    fn take(waiting: &'q AtomicUsize) -> Self {
-        Self { waiting, before: waiting.fetch_add(1, Ordering::Relaxed) }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn hash(argon2: &Argon2<'_>, secret: &[u8]) -> Result<String> {
-    let salt: [u8; 16] = random().map_err(|cause: NoRandomness| Error::internal(cause))?;
-    let hash = argon2.hash_password_with_salt(secret, &salt).map_err(|cause| Error::internal(cause.to_string()))?;
-    Ok(hash.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     /// T-48: what secrets are recognised by has no `==`, which would stop at the first difference. Each line compiles
     /// only while its type is not `PartialEq`: with it, two implementations would fit.
@@ -225,38 +138,5 @@ mod tests {
         let stored = Digest::from_text(&digest_to_text(&Secret::new("a"))).unwrap();
         assert!(stored.is(&digest));
         assert!(Digest::from_text("").is_none() && Digest::from_text(&"A".repeat(42)).is_none());
-    }
-
-    const LIGHT: HashSettings = HashSettings { memory_kib: 64, iterations: 1, concurrency: 1, queue: 2 };
-
-    /// T-122: what an unknown client is compared with costs as much as the real thing, and nothing fits it.
-    #[tokio::test]
-    async fn t122_the_dummy_is_a_hash_of_the_same_cost() {
-        let hasher = SecretHasher::new(LIGHT).unwrap();
-        let real = hasher.hash_imported(&Secret::new("real")).unwrap();
-        let cost = |phc: &str| phc.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(cost(&real), cost(&hasher.dummy));
-        assert!(PasswordHash::new(&hasher.dummy).is_ok());
-        assert!(!hasher.verify(&Secret::new("real"), &hasher.dummy).await.unwrap());
-        assert!(hasher.verify(&Secret::new("real"), &real).await.unwrap());
-    }
-
-    /// T-184: what does not fit into the queue is told to come again; nothing waits without bound.
-    #[tokio::test]
-    async fn t184_a_flood_of_guesses_is_bounded() {
-        let hasher = SecretHasher::new(LIGHT).unwrap();
-        let guess = Secret::new("a guess");
-        let answers = futures_util::future::join_all((0..16).map(|_| hasher.verify(&guess, &hasher.dummy))).await;
-        let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
-        assert!(!refused.is_empty() && answers.iter().any(Result::is_ok));
-        assert!(refused.iter().all(|error| error.code == Code::TemporarilyUnavailable));
-        assert_eq!(hasher.waiting.load(Ordering::Relaxed), 0);
-        // Those who hang up while they wait give their places back.
-        let _busy = hasher.permits.clone().acquire_owned().await.unwrap();
-        for _ in 0..8 {
-            let waiting = futures_util::future::join_all((0..2).map(|_| hasher.verify(&guess, &hasher.dummy)));
-            assert!(tokio::time::timeout(std::time::Duration::ZERO, waiting).await.is_err());
-        }
-        assert_eq!(hasher.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -127,9 +127,10 @@ settings! {
         argon2_memory_kib: u32 = 19_456, within(7_168..=1_048_576);
         /// Passes over that memory.
         argon2_iterations: u32 = 2, within(1..=100);
-        /// How many hashes are computed at one time; by default one for each processor core.
+        /// How many hashes are computed at one time; by default one fewer than there are processor cores, at least one.
         argon2_concurrency: Option<usize> = None, if_set(within(1..=1_024));
-        /// How many more may wait; beyond them a request is answered 503.
+        /// How many more may wait, addresses in turn; beyond them a request of the address that has most waiting is
+        /// answered 503.
         argon2_queue: usize = 64, within(0..=100_000);
     }
 
@@ -241,7 +242,7 @@ impl Config {
     /// How many Argon2 hashes are computed at one time.
     pub fn argon2_concurrency(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
-        self.secrets.argon2_concurrency.unwrap_or_else(cores)
+        self.secrets.argon2_concurrency.unwrap_or_else(|| (cores() - 1).max(1))
     }
 }
 

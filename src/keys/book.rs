@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, SigningPool};
+use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, signing_pool};
 use crate::audit::{self, Actor, Event};
 use crate::config;
+use crate::pool::Pool;
 use crate::store::signing_keys::{self, SigningKeyRow};
 use crate::store::{Committed, Conn, Db, StoreError};
 use crate::wire::Algorithm;
@@ -15,13 +16,13 @@ use crate::wire::Algorithm;
 pub struct Keys {
     ring: ArcSwap<KeyRing>,
     master: MasterKey,
-    pool: Arc<SigningPool>,
+    pool: Pool,
 }
 
 impl Keys {
     /// No keys yet; `master` opens them.
     pub fn new(master: MasterKey) -> Self {
-        let pool = Arc::new(SigningPool::for_this_machine());
+        let pool = signing_pool();
         Self { ring: ArcSwap::from_pointee(KeyRing::new(Vec::new())), master, pool }
     }
 

@@ -17,7 +17,7 @@ pub use jws::{Header, Jws, JwsError};
 pub use pair::{KeyError, KeyPair};
 pub use ring::{KeyEntry, KeyRing, KeyState};
 pub use seal::{MalformedMasterKey, MasterKey, MasterKeyId, OpenError};
-pub use sign::{Permit, Signer, SigningPool, Typ};
+pub use sign::{Signer, Typ, signing_pool};
 
 #[cfg(test)]
 mod vectors;

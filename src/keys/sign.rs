@@ -1,15 +1,14 @@
 //! Making tokens: compact JWS with one key, its headers encoded beforehand.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::pair::{KeyError, KeyPair};
 use crate::error::{Error, Result};
+use crate::pool::{Permit, Pool};
 use crate::wire::{Algorithm, vocabulary};
 
 vocabulary! {
@@ -22,65 +21,11 @@ vocabulary! {
     }
 }
 
-/// Where slow signatures (RSA) are made: off the async workers, at most one per core at a time, with a bounded queue
-/// before it. Share one pool among all signers of a process.
-#[derive(Debug)]
-pub struct SigningPool {
-    cores: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    max_waiting: usize,
-}
-
-/// Leave to make one signature now. Belongs to the pool, not to a key: a rotation in between does not matter.
-#[derive(Debug)]
-#[must_use = "a permit that is dropped reserves nothing"]
-pub struct Permit(Option<OwnedSemaphorePermit>);
-
-impl SigningPool {
-    /// How many may wait for each core unless told otherwise: with 2048-bit keys a wait of under 0.1 s.
-    pub const WAITING_PER_CORE: usize = 256;
-
-    /// A pool that signs on `cores` threads (at least 1) while at most `max_waiting` others wait.
-    pub fn new(cores: usize, max_waiting: usize) -> Self {
-        Self { cores: Arc::new(Semaphore::new(cores.max(1))), waiting: AtomicUsize::new(0), max_waiting }
-    }
-
-    /// A pool over all cores of this machine.
-    pub fn for_this_machine() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::new(cores, cores * Self::WAITING_PER_CORE)
-    }
-
-    /// How many wait for a core at this moment; for metrics.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.cores).try_acquire_owned() {
-            return Ok(permit);
-        }
-        let place = Place::take(self).ok_or_else(|| Error::unavailable("Too many signatures are waiting.", 1))?;
-        let permit = Arc::clone(&self.cores).acquire_owned().await.map_err(Error::internal)?;
-        drop(place);
-        Ok(permit)
-    }
-}
-
-/// A place in the pool's queue; given back also when the caller goes away while waiting.
-struct Place<'a>(&'a SigningPool);
-
-impl<'a> Place<'a> {
-    fn take(pool: &'a SigningPool) -> Option<Self> {
-        let place = Self(pool);
-        (pool.waiting.fetch_add(1, Ordering::Relaxed) < pool.max_waiting).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Where slow signatures (RSA) are made: one per core of this machine at a time. Share one pool among all signers of a
+/// process. With 2048-bit keys the wait in its queue is under 0.1 s.
+pub fn signing_pool() -> Pool {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Pool::new(cores, cores * 256)
 }
 
 /// One signing key, ready to make tokens.
@@ -91,7 +36,7 @@ pub struct Signer {
     pair: Arc<KeyPair>,
     /// The encoded header of each [`Typ`], in its order, with the dot that follows.
     headers: Vec<String>,
-    pool: Arc<SigningPool>,
+    pool: Pool,
 }
 
 impl Signer {
@@ -100,7 +45,7 @@ impl Signer {
     ///
     /// # Errors
     /// [`KeyError::AlgorithmName`] when `alg_name` is not a name of the key's algorithm.
-    pub fn new(kid: &str, alg_name: &str, pair: KeyPair, pool: Arc<SigningPool>) -> Result<Self, KeyError> {
+    pub fn new(kid: &str, alg_name: &str, pair: KeyPair, pool: Pool) -> Result<Self, KeyError> {
         #[derive(Serialize)]
         struct ProtectedHeader<'a> {
             alg: &'a str,
@@ -144,7 +89,7 @@ impl Signer {
     /// # Errors
     /// `temporarily_unavailable`, try again in 1 s, when too many wait already.
     pub async fn permit(&self) -> Result<Permit> {
-        Ok(Permit(if self.is_slow() { Some(self.pool.permit().await?) } else { None }))
+        if self.is_slow() { self.pool.permit(None).await } else { Ok(Permit::default()) }
     }
 
     /// Makes a token of `claims`, which must serialise to a JSON object.
@@ -163,18 +108,10 @@ impl Signer {
     pub async fn sign_with<C: Serialize + Sync>(&self, permit: Permit, typ: Typ, claims: &C) -> Result<String> {
         let mut token = self.unsigned(typ, claims)?;
         let signature = if self.is_slow() {
-            let permit = match permit.0 {
-                Some(permit) => permit,
-                None => self.pool.permit().await?,
-            };
+            let permit = if permit.is_reserved() { permit } else { self.permit().await? };
             let pair = Arc::clone(&self.pair);
-            // The permit moves along: if the caller goes away, the core is busy until the signature is done.
-            let work = move || {
-                let signature = pair.sign(token.as_bytes());
-                drop(permit);
-                (token, signature)
-            };
-            let (returned, signature) = tokio::task::spawn_blocking(work).await.map_err(Error::internal)?;
+            let work = move || (pair.sign(token.as_bytes()), token);
+            let (signature, returned) = permit.run(work).await?;
             token = returned;
             signature?
         } else {
@@ -208,14 +145,14 @@ mod tests {
     use crate::keys::Jws;
     use serde_json::{Value, json};
 
-    fn signer(algorithm: Algorithm, alg_name: &str, pool: &Arc<SigningPool>) -> Signer {
+    fn signer(algorithm: Algorithm, alg_name: &str, pool: &Pool) -> Signer {
         let (pair, _) = KeyPair::generate(algorithm, 2048).unwrap();
-        Signer::new("k\"1", alg_name, pair, Arc::clone(pool)).unwrap()
+        Signer::new("k\"1", alg_name, pair, pool.clone()).unwrap()
     }
 
     #[tokio::test]
     async fn a_token_carries_its_header_and_claims_and_verifies() {
-        let pool = Arc::new(SigningPool::for_this_machine());
+        let pool = signing_pool();
         for (algorithm, name) in [
             (Algorithm::Rs256, "RS256"),
             (Algorithm::Ps256, "PS256"),
@@ -240,16 +177,16 @@ mod tests {
 
     #[test]
     fn a_signer_takes_only_names_of_its_algorithm() {
-        let pool = Arc::new(SigningPool::new(1, 0));
+        let pool = Pool::new(1, 0);
         for name in ["RS256", "ES256", "eddsa", "none", ""] {
             let (pair, _) = KeyPair::generate(Algorithm::EdDsa, 0).unwrap();
-            assert_eq!(Signer::new("k", name, pair, Arc::clone(&pool)).err(), Some(KeyError::AlgorithmName), "{name}");
+            assert_eq!(Signer::new("k", name, pair, pool.clone()).err(), Some(KeyError::AlgorithmName), "{name}");
         }
     }
 
     #[tokio::test]
     async fn overload_is_refused_before_anything_is_consumed_and_ends_with_the_load() {
-        let pool = Arc::new(SigningPool::new(1, 1));
+        let pool = Pool::new(1, 1);
         let (slow, quick) = (signer(Algorithm::Rs256, "RS256", &pool), signer(Algorithm::EdDsa, "EdDSA", &pool));
         let held = slow.permit().await.unwrap();
 
@@ -278,7 +215,7 @@ mod tests {
     #[test]
     fn signing_is_something_a_server_may_spawn() {
         fn assert_send<T: Send>(_: &T) {}
-        let signer = signer(Algorithm::EdDsa, "EdDSA", &Arc::new(SigningPool::new(1, 1)));
+        let signer = signer(Algorithm::EdDsa, "EdDSA", &Pool::new(1, 1));
         let claims = json!({});
         assert_send(&signer.sign(Typ::Jwt, &claims));
     }

@@ -228,10 +228,11 @@ impl Server {
             issuer: &self.issuer,
         };
         let services = &self.services;
-        let plan = apply::plan(&services.db, &file, &options, &services.hasher)
+        let plan = apply::plan(&services.db, &file, &options, &services.passwords)
             .await
             .map_err(|problems| problems.to_string())?;
-        let applied = apply::commit(&services.db, plan, &services.hasher).await.map_err(|failed| failed.to_string())?;
+        let applied =
+            apply::commit(&services.db, plan, &services.passwords).await.map_err(|failed| failed.to_string())?;
         if let Some(seq) = applied.seq {
             sealwright::nodes::acted_on(services, seq).await.map_err(|error| error.to_string())?;
         }
