@@ -40,7 +40,8 @@ pub(super) fn all(file: &ApplyFile, before: &State, options: &Options<'_>) -> Re
             found.add(&object, "client_id", "is there twice in the file");
         }
         client(spec, &after, options, &mut found);
-        for (field, text) in credentials::problems(spec) {
+        let stored = before.clients.get(&spec.client_id).map_or(&[][..], |stored| &stored.credentials);
+        for (field, text) in credentials::problems(spec, stored) {
             found.add(&object, field, text);
         }
     }

@@ -8,7 +8,7 @@ use super::Failed;
 use super::file::{ClientSpec, SecretSpec, rfc3339};
 use crate::audit::FieldChange;
 use crate::checks::check_text;
-use crate::clients::secret::digest_to_text;
+use crate::clients::secret::{MOST_IMPORTED, digest_to_text};
 use crate::clock::Micros;
 use crate::keys::PublicJwk;
 use crate::password::PasswordHasher;
@@ -66,8 +66,8 @@ impl Material {
     }
 }
 
-/// What is wrong with the credentials that `spec` gives: (field, text).
-pub(super) fn problems(spec: &ClientSpec) -> Vec<(&'static str, String)> {
+/// What is wrong with the credentials that `spec` gives to a client that has `stored`: (field, text).
+pub(super) fn problems(spec: &ClientSpec, stored: &[CredentialRow]) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     if spec.client_secret.is_some() && spec.client_secrets.is_some() {
         found.push(("client_secrets", "takes client_secret or client_secrets, not both".to_owned()));
@@ -88,6 +88,14 @@ pub(super) fn problems(spec: &ClientSpec) -> Vec<(&'static str, String)> {
         if let Some(text) = given.secret.as_ref().and_then(wrong_secret) {
             found.push(("client_secrets", format!("{:?} {text}", given.label)));
         }
+    }
+    let named = named_secrets(spec).unwrap_or_default();
+    if named.iter().filter(|given| given.is_imported(stored)).count() > MOST_IMPORTED {
+        let text = format!(
+            "takes {MOST_IMPORTED} imported secrets at most, because every wrong guess is compared with each; leave \
+             `secret` out to have one generated"
+        );
+        found.push(("client_secrets", text));
     }
     if spec.jwks.as_ref().is_some_and(|jwks| jwks.keys.is_empty()) {
         found.push(("jwks", "takes one key at least".to_owned()));
@@ -207,6 +215,15 @@ struct Named<'a> {
 }
 
 impl Named<'_> {
+    /// Whether it is, or stays, one that was chosen elsewhere.
+    fn is_imported(&self, stored: &[CredentialRow]) -> bool {
+        let imported = CredentialKind::ImportedSecret;
+        match self.secret {
+            Some(_) => self.addition().material.kind() == imported,
+            None => stored.iter().any(|row| row.label == self.label && row.kind == imported.as_str()),
+        }
+    }
+
     fn addition(&self) -> Addition {
         let material = self.secret.map_or(Material::Generate, |secret| Material::Given(secret.clone()));
         Addition { label: self.label.to_owned(), material, expires_at: self.expires_at }

@@ -290,6 +290,25 @@ async fn all_problems_are_told_at_once_and_nothing_is_changed() {
     assert_eq!(fixture.head().await, head);
 }
 
+/// T-184: a wrong guess costs one hash for each.
+#[tokio::test]
+async fn a_client_has_two_imported_secrets_at_most() {
+    let secret = |label: &str, secret: Option<&str>| {
+        let secret = secret.map_or_else(String::new, |text| format!(", secret = {text:?}"));
+        format!("{{ label = {label:?}{secret} }}")
+    };
+    let client =
+        |secrets: &[String]| format!("[[client]]\nclient_id = \"c\"\nclient_secrets = [{}]", secrets.join(", "));
+    let (a, b, c) = (secret("a", Some(IMPORTED)), secret("b", Some(IMPORTED)), secret("c", Some(IMPORTED)));
+    let fixture = Fixture::with(&client(&[a.clone(), b.clone(), secret("made", None)])).await;
+    let kept = [secret("a", None), secret("b", None), c.clone()];
+    for three in [client(&kept), client(&[a, b, c.clone()])] {
+        let found = fixture.problems(&three, &OPTIONS).await;
+        assert!(found.len() == 1 && found[0].contains("takes 2 imported secrets at most"), "{found:?}");
+    }
+    fixture.apply(&client(&[secret("b", None), c, secret("made", None)])).await;
+}
+
 #[tokio::test]
 async fn a_private_key_is_refused_and_not_quoted() {
     let fixture = Fixture::new().await;

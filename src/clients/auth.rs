@@ -40,8 +40,17 @@ pub fn named(authorization: Option<&str>, form: &Form) -> Option<String> {
 /// # Errors
 /// `invalid_request` for two methods at once or contradicting names; `invalid_client`, in one text, for everything
 /// that does not prove; after a proof the text may say what is wrong with the client. 503 when the database or the
-/// pool for Argon2id cannot answer.
+/// pool for Argon2id cannot answer, or what this node knows of clients may be old.
 pub async fn authenticate(cx: &Cx<'_>, authorization: Option<&str>, form: &Form) -> Result<Arc<Client>> {
+    let outcome = prove(cx, authorization, form).await;
+    if outcome.as_ref().is_err_and(|refused| refused.code == Code::InvalidClient) {
+        // "No such client" is an answer from memory too.
+        cx.require_lease()?;
+    }
+    outcome
+}
+
+async fn prove(cx: &Cx<'_>, authorization: Option<&str>, form: &Form) -> Result<Arc<Client>> {
     let mut single_use = None;
     let (client, method) = match presented(authorization, form)? {
         Presented::Secret { method, client_id, secret } => (by_secret(cx, &client_id, &secret).await?, method),
@@ -119,7 +128,7 @@ fn basic(header: &str) -> Result<(String, Secret)> {
 
 async fn by_secret(cx: &Cx<'_>, client_id: &str, secret: &Secret) -> Result<Arc<Client>> {
     let client = cx.clients.get(client_id).await?;
-    // The hashing that an unknown client costs is a known one's; its first lookup is a read of the database more.
+    // An unknown client costs the hashing that a known one does, and no read; a known one is read at its first request.
     let live: Vec<&Credential> =
         client.iter().flat_map(|client| &client.credentials).filter(|credential| credential.is_live(cx.now)).collect();
     let Some(credential) = cx.hasher.find(secret, &live, cx.peer).await? else { return Err(Error::invalid_client()) };

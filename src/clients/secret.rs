@@ -13,6 +13,9 @@ use crate::error::Result;
 use crate::password::PasswordHasher;
 use crate::secret::{Id, Prefix, Secret, equal, random, sha256};
 
+/// The most imported secrets of one client: a wrong guess costs one hash for each. Two, so that one can follow another.
+pub const MOST_IMPORTED: usize = 2;
+
 /// Checks client secrets, and remembers which imported ones it found right.
 pub struct SecretHasher {
     passwords: PasswordHasher,
@@ -61,8 +64,8 @@ impl SecretHasher {
     }
 
     /// The first of `credentials` that `presented` fits. The time taken depends on the form of `presented` and on
-    /// nothing else: what looks generated is compared by SHA-256, anything else costs one Argon2id at least, also
-    /// when there is no credential at all.
+    /// nothing else: what looks generated is compared by SHA-256, anything else costs one Argon2id, also when there is
+    /// no credential at all; and one more while a client has two imported secrets.
     ///
     /// # Errors
     /// 503 when too many hashes wait.

@@ -192,9 +192,8 @@ async fn apply(services: &Services, follower: &mut Follower, changes: &[Change])
 }
 
 async fn reload(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
-    services.clients.invalidate_all();
     let conn = follower.conn();
-    services.clients.reload_origins(conn).await?;
+    services.clients.reload(conn).await?;
     services.resources.store(Arc::new(Catalog::load(conn).await?));
     services.keys.reload(conn).await?;
     services.revocations.learn(revocations::all(conn, services.clock.now()).await?);

@@ -16,6 +16,7 @@ queries! {
             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (client_id) DO UPDATE SET metadata = excluded.metadata, \
             disabled = excluded.disabled, managed_by = excluded.managed_by, updated_at = excluded.updated_at";
     DELETE = "DELETE FROM clients WHERE client_id = $1";
+    IDS = "SELECT client_id FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
     CREDENTIALS = "SELECT id, client_id, kind, label, value, expires_at, last_used_at \
                    FROM credentials WHERE client_id = $1 ORDER BY created_at, label";
     ALL_CREDENTIALS = "SELECT id, client_id, kind, label, value, expires_at, last_used_at \
@@ -66,6 +67,12 @@ pub struct CredentialRow {
 pub async fn find(conn: &mut Conn, client_id: &str) -> Result<Option<(ClientRow, Vec<CredentialRow>)>, StoreError> {
     let Some(client) = fetch!(optional, conn, FIND, client_id)? else { return Ok(None) };
     Ok(Some((client, fetch!(all, conn, CREDENTIALS, client_id)?)))
+}
+
+/// The next `limit` ids after `after`, in order; the empty text is before all of them.
+pub async fn ids(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<(String,)> = fetch!(all, conn, IDS, after, limit)?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
 /// All clients with their credentials, by `client_id`.

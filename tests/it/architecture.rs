@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom up; a room may use its own layer and those below. Protocol families may not use each
 /// other.
 const LAYERS: [(&str, &[&str]); 5] = [
-    ("foundation", &["checks", "clock", "config", "error", "form", "log", "password", "pool", "secret", "store", "wire"]),
+    (
+        "foundation",
+        &["checks", "clock", "config", "error", "form", "log", "password", "pool", "secret", "store", "wire"],
+    ),
     (
         "services",
         &["apply", "audit", "clients", "cx", "issue", "jobs", "keys", "metrics", "nodes", "outbound", "resources"],

@@ -282,6 +282,11 @@ client_secret = "{IMPORTED}"
 scope = "orders:read opaque"
 
 [[client]]
+client_id = "not-in-memory"
+client_secret = "{IMPORTED}"
+scope = "orders:read"
+
+[[client]]
 client_id = "poster"
 token_endpoint_auth_method = "client_secret_post"
 client_secret = "{IMPORTED}"
@@ -430,7 +435,7 @@ async fn tell_while_the_database_fails(running: &Running, key: &Jwk, [token, opa
     let auth = basic("imported", IMPORTED);
     for table in TABLES {
         alter(running.database(), &format!("ALTER TABLE {table} RENAME TO gone")).await;
-        let unknown = basic("never-seen", WRONG);
+        let unread = basic("not-in-memory", WRONG);
         let fresh = assertion(key, &running.url, table);
         let by_assertion = encode(&[
             ("grant_type", "client_credentials"),
@@ -446,7 +451,7 @@ async fn tell_while_the_database_fails(running: &Running, key: &Jwk, [token, opa
             ),
             request(
                 &format!("POST {TOKEN}"),
-                &[("Content-Type", FORM), ("Authorization", &unknown)],
+                &[("Content-Type", FORM), ("Authorization", &unread)],
                 "grant_type=client_credentials",
             ),
             request(&format!("POST {TOKEN}"), &[("Content-Type", FORM)], &by_assertion),

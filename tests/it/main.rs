@@ -9,6 +9,7 @@ mod support;
 mod architecture;
 mod assertions;
 mod cli;
+mod clients;
 mod crash;
 mod database;
 mod degraded;
