@@ -18,7 +18,7 @@ use crate::audit::Audit;
 use crate::clients::replay::Replay;
 use crate::clients::secret::SecretHasher;
 use crate::clients::{Registry, RemoteKeys};
-use crate::config::Config;
+use crate::config::{Config, Problem, open_files};
 use crate::cx::Services;
 use crate::http::Limits;
 use crate::http::layers::{Edge, EdgeSettings};
@@ -65,6 +65,9 @@ pub enum StartError {
     /// The master key is another one.
     #[error("this is not the master key that this database is sealed with; check master_key.file and database.url")]
     MasterKeyWrong,
+    /// The limit of open files leaves no room for the connections that are configured.
+    #[error("{0}")]
+    Connections(Problem),
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -109,6 +112,11 @@ impl App {
             (Some(certificate), Some(key)) => Some(Arc::new(Acceptor::load(certificate.clone(), key.clone())?)),
             _ => None,
         };
+        let max_connections = config.connections(open_files()).map_err(StartError::Connections)?;
+        if max_connections < config.http.max_connections {
+            let (wanted, open_files) = (config.http.max_connections, open_files());
+            tracing::warn!(max_connections, wanted, open_files, "fewer connections, to fit the limit of open files");
+        }
         // A taken port is told before anything is made.
         let http = listen::bind("http.listen", &config.http.listen).await?;
         let https = listen::bind("tls.listen", config.tls_listen()).await?;
@@ -135,7 +143,7 @@ impl App {
         }
 
         let limits = Limits {
-            max_connections: config.http.max_connections,
+            max_connections,
             header_timeout: seconds(config.http.header_timeout_seconds),
             keep_alive: Duration::from_secs(75),
             drain: seconds(config.http.drain_seconds),
@@ -143,7 +151,7 @@ impl App {
         let settings = EdgeSettings {
             trusted_proxies: config.http.trusted_proxies.clone(),
             request_timeout: seconds(config.http.request_timeout_seconds),
-            max_requests: config.http.max_connections,
+            max_requests: max_connections,
             https: services.issuer.is_https(),
             log_requests: config.log.requests,
         };

@@ -2,6 +2,7 @@
 
 use super::output::{Failure, give};
 use super::source::Source;
+use crate::config::{Errors, open_files};
 
 /// Check the configuration and say what the server would do; nothing is opened or changed
 #[derive(clap::Args)]
@@ -18,5 +19,9 @@ pub struct Args {
 
 /// `sealwright check`.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    give(args.source.load_valid()?.summary().join("\n"))
+    let config = args.source.load_valid()?;
+    let connections = config.connections(open_files()).map_err(|problem| Errors(vec![problem]))?;
+    let mut lines = config.summary();
+    lines.push(format!("connections: {connections} at one time for each listener"));
+    give(lines.join("\n"))
 }

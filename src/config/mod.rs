@@ -4,6 +4,7 @@
 mod address;
 mod check;
 mod define;
+mod files;
 mod problem;
 mod source;
 mod value;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 
 pub use address::{DatabaseUrl, Issuer, Listen};
 pub use define::{Key, reference};
+pub use files::open_files;
 pub use problem::{Errors, Origin, Problem};
 
 use crate::secret::Secret;
@@ -43,7 +45,8 @@ settings! {
         listen: Vec<Listen> = vec![Listen::Localhost(8080)], each(listener());
         /// The networks of the proxies in front of us; only from them the client's address is taken from a header.
         trusted_proxies: Vec<IpNet> = Vec::new();
-        /// The most connections at one time; more of them wait to be accepted.
+        /// The most connections of each listener at one time; more of them wait to be accepted. Each is an open file:
+        /// what is set here must fit into this process's limit, and the default is lowered to fit.
         max_connections: usize = 10_000, within(1..=1_000_000);
         /// The largest request body, in bytes.
         max_body_bytes: usize = 65_536, within(1_024..=16_777_216);

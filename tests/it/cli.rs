@@ -128,6 +128,29 @@ async fn check_tells_each_problem_in_one_line_that_names_key_and_place() {
 }
 
 #[tokio::test]
+async fn check_and_serve_refuse_more_connections_than_files_may_be_open() {
+    let folder = Folder::new().await;
+    folder
+        .write("sealwright.toml", "issuer = \"https://id.example.com\"\ntls.listen = []\nhttp.max_connections = 900\n");
+    let limited = |files: u32, command: &str| {
+        let mut shell = std::process::Command::new("sh");
+        crate::process::clean(&mut shell, folder.path());
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" {command}")]).arg(crate::process::program());
+        run(shell, None)
+    };
+    for command in ["check", "serve"] {
+        let said = limited(1024, command);
+        assert_eq!(said.status, 1, "{said:?}");
+        let error = error(&said);
+        assert!(error.contains("http.max_connections") && error.contains("ulimit -n 1076"), "{error}");
+    }
+    assert!(limited(1076, "check").fine().stdout.contains("connections: 900 at one time"));
+    // Nobody set it: fewer are served.
+    folder.write("sealwright.toml", "issuer = \"https://id.example.com\"\n");
+    assert!(limited(1024, "check").fine().stdout.contains("connections: 848 at one time"));
+}
+
+#[tokio::test]
 async fn check_and_serve_refuse_what_is_only_safe_in_development() {
     let folder = Folder::new().await;
     folder.write("sealwright.key", MASTER_KEY);
