@@ -12,7 +12,7 @@ use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Services;
 use crate::resources::Catalog;
 use crate::store::feed::{self, Change, Follower, Kind};
-use crate::store::{StoreError, nodes, revocations};
+use crate::store::{Lock, StoreError, nodes, revocations};
 
 /// Takes the first lease and reads everything into memory; then [`follow`] keeps it so.
 ///
@@ -25,10 +25,6 @@ pub async fn join(services: &Services) -> Result<Follower, StartError> {
 
 async fn join_now(services: &Services) -> Result<Follower, StartError> {
     let node = &services.node;
-    if services.db.sqlite_path().is_some() {
-        // Rows of servers that crashed: we hold the lock, so none of them runs.
-        services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, Micros::MAX).await })).await?;
-    }
     let mut follower = Follower::new(&services.db).await?;
     let started = follow_clock(services, &mut follower).await?;
     renew(services).await?;
@@ -58,6 +54,12 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
             () = services.db.doorbell() => {}
             heard = ring(bell.as_mut()) => if !heard { bell = None },
         }
+        if !services.node.holds_lock() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = retake(&services) => follower.forget(),
+            }
+        }
         let started = services.clock.monotonic();
         let due = sqlite || started - renewed_at >= micros(RENEW) * 9 / 10;
         match step(&services, &mut follower, due).await {
@@ -75,7 +77,7 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
             }
         }
     }
-    services.node.counted_until.store(0, Ordering::Release);
+    services.node.end_lease();
     let id = services.node.id;
     let _ = services.db.write(move |tx| Box::pin(async move { nodes::remove(tx, id).await })).await;
 }
@@ -90,6 +92,10 @@ async fn ring(bell: Option<&mut PgListener>) -> bool {
 async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> Result<(), StoreError> {
     let work = async {
         let started = if renewing { Some(follow_clock(services, follower).await?) } else { None };
+        // After the time from which the lease is counted: who makes a new lock file waits for less than that.
+        if !services.node.holds_lock() {
+            return Err(StoreError::Unavailable("the lock file is gone".into()));
+        }
         if renewing && services.db.sqlite_path().is_none() || services.db.write_failed() {
             renew(services).await?;
         }
@@ -108,6 +114,33 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
     tokio::time::timeout(LEASE, work)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the database did not answer within a lease".into())))
+}
+
+/// The lock file was removed or replaced, so another server may run on this database. Waits until the lock can be had
+/// again, and until whoever else lost it that way has no lease either; what changed meanwhile stands in the feed.
+async fn retake(services: &Services) {
+    let Some(path) = services.db.sqlite_path() else { return };
+    tracing::error!(
+        database = %path.display(),
+        "the lock file beside the database was removed or replaced: this server answers 503 until it has the lock again"
+    );
+    loop {
+        match Lock::serving(path) {
+            Ok(Some(lock)) => {
+                *services.node.lock() = Some(lock);
+                tokio::time::sleep(LEASE).await;
+                // Another server may have swept our row.
+                while let Err(cause) = renew(services).await {
+                    tracing::error!(%cause, "this server has the lock again, and cannot write the database");
+                    tokio::time::sleep(RENEW).await;
+                }
+                return tracing::info!("this server has the lock again");
+            }
+            Ok(None) => {}
+            Err(cause) => tracing::error!(%cause, "the lock file cannot be made"),
+        }
+        tokio::time::sleep(RENEW).await;
+    }
 }
 
 /// Follows the database's clock, and says so when this machine's is far from it.

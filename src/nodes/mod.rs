@@ -8,8 +8,8 @@
 
 mod follow;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -50,7 +50,8 @@ pub struct Node {
     behind_since: AtomicI64,
     skewed: AtomicBool,
     draining: AtomicBool,
-    lock: OnceLock<Lock>,
+    /// SQLite: the lock of the only server.
+    lock: Mutex<Option<Lock>>,
 }
 
 /// One stretch of time in which the lease never ran out.
@@ -72,7 +73,7 @@ impl Node {
             behind_since: AtomicI64::new(0),
             skewed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            lock: OnceLock::new(),
+            lock: Mutex::default(),
         })
     }
 
@@ -123,6 +124,23 @@ impl Node {
         }
     }
 
+    /// Whether no other server can have the SQLite file. Where one can, the lease is over.
+    fn holds_lock(&self) -> bool {
+        let holds = self.lock().as_ref().is_none_or(Lock::holds);
+        if !holds {
+            self.end_lease();
+        }
+        holds
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Lock>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end_lease(&self) {
+        self.counted_until.store(0, Ordering::Release);
+    }
+
     fn extend(&self, from: Micros) {
         if self.lease_remaining() <= 0 {
             self.leases.fetch_add(1, Ordering::AcqRel);
@@ -145,17 +163,25 @@ pub enum StartError {
     Store(#[from] StoreError),
 }
 
-/// Makes sure that this is the only server on a SQLite file; on PostgreSQL there may be many. First of all, before
-/// anything is written.
+/// Makes sure that this is the only server on a SQLite file; on PostgreSQL there may be many. This comes before
+/// anything else is written.
 ///
 /// # Errors
-/// [`StartError::Taken`], [`StartError::Lock`].
+/// [`StartError::Taken`], [`StartError::Lock`], or when the database cannot be written.
 pub async fn lock(services: &Services) -> Result<(), StartError> {
     let Some(path) = services.db.sqlite_path() else { return Ok(()) };
     // A command may hold it for a moment, to see whether a server runs.
     for _ in 0..10 {
         if let Some(lock) = Lock::serving(path).map_err(StartError::Lock)? {
-            let _ = services.node.lock.set(lock);
+            let had_no_file = lock.made_its_file();
+            *services.node.lock() = Some(lock);
+            // Rows of servers that crashed: we hold the lock, so none of them runs,
+            let crashed = services.db.write(|tx| Box::pin(async move { nodes::sweep(tx, Micros::MAX).await })).await?;
+            // unless its lock file was removed under it; then it finds that out before its lease ends.
+            if had_no_file && crashed.value > 0 {
+                tracing::warn!("a server was not stopped, and its lock file is gone: waiting until its lease must end");
+                tokio::time::sleep(LEASE).await;
+            }
             return Ok(());
         }
         tokio::time::sleep(SQLITE_POLL).await;
@@ -175,7 +201,8 @@ pub async fn acted_on(services: &Services, seq: i64) -> Result<()> {
         return Err(unknown());
     }
     if services.db.sqlite_path().is_some() {
-        return Ok(());
+        // There are no others while the lock is held.
+        return if services.node.holds_lock() { Ok(()) } else { Err(unknown()) };
     }
     others_acted_on(&services.db, &services.clock, seq, services.node.id).await
 }
@@ -192,9 +219,8 @@ async fn others_acted_on(db: &Db, clock: &Clock, seq: i64, me: Id) -> Result<()>
     let give_up = clock.monotonic() + micros(LEASE + RENEW);
     let mut pause = Duration::from_millis(1);
     loop {
-        if let Some(path) = db.sqlite_path()
-            && Lock::serving(path).is_ok_and(|lock| lock.is_some())
-        {
+        let serving = db.sqlite_path().and_then(|path| Lock::is_serving(path).ok());
+        if serving == Some(Some(false)) {
             return Ok(());
         }
         let now = clock.now();
@@ -202,7 +228,8 @@ async fn others_acted_on(db: &Db, clock: &Clock, seq: i64, me: Id) -> Result<()>
             return Ok(());
         }
         if clock.monotonic() > give_up {
-            return Err(unknown());
+            // Without its lock file a server has no lease for longer than this; what its row says is not so.
+            return if serving == Some(None) { Ok(()) } else { Err(unknown()) };
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));

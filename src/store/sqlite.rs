@@ -1,7 +1,8 @@
 //! SQLite: one writer task that drains its queue into one commit, and a pool that can only read.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ impl Sqlite {
         // Only its owner reads it; SQLite gives the files beside it the same mode.
         let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
         if let Err(cause) = made
-            && cause.kind() != std::io::ErrorKind::AlreadyExists
+            && cause.kind() != io::ErrorKind::AlreadyExists
         {
             return Err(StoreError::Unavailable(format!("{} cannot be made: {cause}", path.display())));
         }
@@ -208,33 +209,82 @@ fn again(outcome: &Result<(), StoreError>) -> Result<(), StoreError> {
 
 /// An exclusive lock on a file beside the database, held until dropped or the process ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub struct Lock {
+    /// The open file is the lock.
+    file: File,
+    path: PathBuf,
+    /// Whether taking it made the file.
+    made: bool,
+}
 
 impl Lock {
     /// The lock of the one `serve` on a SQLite file. `None`: another process has it.
     ///
     /// # Errors
     /// When the lock file cannot be made.
-    pub fn serving(database: &Path) -> std::io::Result<Option<Self>> {
-        let file = open_lock(database, "lock")?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(cause)) => Err(cause),
+    pub fn serving(database: &Path) -> io::Result<Option<Self>> {
+        let lock = Self::open(database, "lock")?;
+        match lock.file.try_lock() {
+            // A file that was removed meanwhile is nobody's lock.
+            Ok(()) => Ok(lock.holds().then_some(lock)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(cause)) => Err(cause),
+        }
+    }
+
+    /// Whether a `serve` has the lock; `None` without a lock file, which says nothing.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn is_serving(database: &Path) -> io::Result<Option<bool>> {
+        match OpenOptions::new().write(true).open(lock_path(database, "lock")) {
+            Ok(file) => match file.try_lock() {
+                Ok(()) => Ok(Some(false)),
+                Err(TryLockError::WouldBlock) => Ok(Some(true)),
+                Err(TryLockError::Error(cause)) => Err(cause),
+            },
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(cause),
         }
     }
 
     /// The lock under which migrations run; waits for it.
-    pub(super) fn migrating(database: &Path) -> std::io::Result<Self> {
-        let file = open_lock(database, "migrate-lock")?;
-        file.lock()?;
-        Ok(Self(file))
+    pub(super) fn migrating(database: &Path) -> io::Result<Self> {
+        let lock = Self::open(database, "migrate-lock")?;
+        lock.file.lock()?;
+        Ok(lock)
+    }
+
+    /// Whether the file that is locked is still the one that others find. Where it was removed or replaced, another
+    /// process may hold the lock as well.
+    pub fn holds(&self) -> bool {
+        let which = |found: io::Result<Metadata>| found.map(|file| (file.dev(), file.ino())).ok();
+        let locked = which(self.file.metadata());
+        locked.is_some() && locked == which(std::fs::metadata(&self.path))
+    }
+
+    /// Whether there was no lock file before: a server that runs may have lost its own.
+    pub fn made_its_file(&self) -> bool {
+        self.made
+    }
+
+    fn open(database: &Path, suffix: &str) -> io::Result<Self> {
+        let path = lock_path(database, suffix);
+        let open = |create_new| {
+            OpenOptions::new().create(true).create_new(create_new).truncate(false).write(true).mode(0o600).open(&path)
+        };
+        let (made, file) = match open(true) {
+            Ok(file) => (true, file),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => (false, open(false)?),
+            Err(cause) => return Err(cause),
+        };
+        Ok(Self { file, path, made })
     }
 }
 
-fn open_lock(database: &Path, suffix: &str) -> std::io::Result<File> {
-    // One file has one lock, by whatever path it is reached.
-    let mut name: PathBuf = database.canonicalize().unwrap_or_else(|_| database.to_owned());
-    name.as_mut_os_string().push(format!(".{suffix}"));
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(name)
+/// One file has one lock, by whatever path it is reached.
+fn lock_path(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned());
+    path.as_mut_os_string().push(format!(".{suffix}"));
+    path
 }

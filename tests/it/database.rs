@@ -1,11 +1,15 @@
 //! What holds of the database itself.
 
+use std::time::{Duration, Instant};
+
 use sealwright::clock::Clock;
 use sealwright::secret::Secret;
-use sealwright::store::{self, Db, Location, Options};
+use sealwright::store::{self, Db, Location, Lock, Options};
 use sqlx::{Connection, Executor, SqlSafeStr};
 
-use crate::support::{Engine, Place, Server, both};
+use crate::support::{EXAMPLE, Engine, Place, SECRET, Server, TOKEN, both};
+
+const CC: (&str, &str) = ("grant_type", "client_credentials");
 
 /// One SQL text for both engines: each of them prepares on a migrated database of each.
 #[tokio::test]
@@ -79,6 +83,69 @@ async fn one_server_for_one_sqlite_file() {
     let Err(refused) = sealwright::app::App::start(&config, opened).await else { panic!("started") };
     assert!(refused.to_string().contains("another"), "{refused}");
     server.token().await;
+}
+
+/// Asks until tokens are answered with `status`. The bound is only there for the test to end.
+async fn until(server: &Server, status: u16) {
+    let begun = Instant::now();
+    while server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await.status != status {
+        assert!(begun.elapsed() < Duration::from_secs(90), "never {status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Who removes the lock file lets another server in; the one that had the lock does not go on beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_lock_file_is_another_answers_503_until_it_has_the_lock() {
+    let (server, _) = Server::example(Engine::Sqlite).await;
+    let lock = server.place.folder.join("test.db.lock");
+    assert!(lock.exists());
+    let other = lock.with_extension("other");
+    let held = std::fs::File::create(&other).unwrap();
+    held.try_lock().unwrap();
+    std::fs::rename(&other, &lock).unwrap();
+    until(&server, 503).await;
+    // Longer than a lease.
+    for _ in 0..35 {
+        server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await.assert_error(503, "temporarily_unavailable");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // What changes meanwhile is told as not confirmed, and known afterwards.
+    let more =
+        format!("{EXAMPLE}\n[[client]]\nclient_id = \"new\"\nclient_secret = {SECRET:?}\nscope = \"orders:read\"\n");
+    assert!(server.try_apply(&more, false).await.is_err());
+    drop(held);
+    until(&server, 200).await;
+    assert_eq!(server.post(TOKEN, Some(("new", SECRET)), &[CC]).await.status, 200);
+    // The lock is as good as the first.
+    assert!(Lock::serving(&server.place.folder.join("test.db")).unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_lock_file_is_removed_takes_the_lock_again_and_no_other_gets_in() {
+    let (server, _) = Server::example(Engine::Sqlite).await;
+    std::fs::remove_file(server.place.folder.join("test.db.lock")).unwrap();
+    until(&server, 503).await;
+    until(&server, 200).await;
+    assert!(Lock::serving(&server.place.folder.join("test.db")).unwrap().is_none());
+    server.apply(EXAMPLE).await;
+}
+
+/// A server that finds no lock file, and the row of one that was not stopped, lets that one's lease run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_lock_file_a_server_waits_for_the_lease_of_one_that_may_run() {
+    let (server, _) = Server::example(Engine::Sqlite).await;
+    let place = server.place.clone();
+    server.stop().await;
+    let mut conn = sqlx::SqliteConnection::connect(&place.url).await.unwrap();
+    let row = "INSERT INTO nodes (id, lease_until, applied_seq, started_at) VALUES (x'00', 9000000000000000000, 0, 0)";
+    conn.execute(row).await.unwrap();
+    conn.close().await.unwrap();
+    std::fs::remove_file(place.folder.join("test.db.lock")).unwrap();
+    let begun = Instant::now();
+    let next = Server::at(place, Clock::system(), |_| {}).await;
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    next.token().await;
 }
 
 /// Two first starts at once make one set of keys.
