@@ -30,9 +30,16 @@ pub async fn flush(services: Arc<Services>, stop: CancellationToken) {
     }
 }
 
-/// Sweeps expired rows each minute until `stop`.
+/// Sweeps expired rows each minute, of the clock that they expire by, until `stop`.
 pub async fn sweep(services: Arc<Services>, stop: CancellationToken) {
-    while tokio::time::timeout(SWEEP, stop.cancelled()).await.is_err() {
+    let mut swept = services.clock.now();
+    while tokio::time::timeout(FLUSH, stop.cancelled()).await.is_err() {
+        let now = services.clock.now();
+        // A clock that was set back is no reason to wait for it.
+        if (swept..swept + micros(SWEEP)).contains(&now) {
+            continue;
+        }
+        swept = now;
         if let Err(cause) = sweep_once(&services).await {
             tracing::warn!(%cause, "expired rows could not be swept");
         }

@@ -8,9 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
 
 use crate::process::{Node, Process, Run, Said, command, port, run};
-use crate::support::{EXAMPLE, Engine, INTROSPECT, MASTER_KEY, Place, SECRET, TOKEN, both};
+use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, MASTER_KEY, Place, SECRET, TOKEN, both, rounds, until};
 
 const WORKER: (&str, &str) = ("orders-sync", SECRET);
 
@@ -611,6 +612,11 @@ both! {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(!server.run.has_ended());
+        // Balancers are told to send it no more, by the listener that goes last.
+        let management = format!("http://127.0.0.1:{}/health", node.management);
+        let ready = Answer::of(server.http.get(format!("{management}/ready")).send().await.unwrap()).await;
+        assert_eq!((ready.status, &ready.json["draining"]), (503, &json!(true)), "{}", ready.text);
+        assert_eq!(server.http.get(format!("{management}/live")).send().await.unwrap().status(), 200);
         stream.write_all(rest.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -620,6 +626,65 @@ both! {
         // It gave its lease back: nobody waits for it.
         assert_eq!(node.number("SELECT COUNT(*) FROM nodes").await, 0);
     }
+}
+
+/// Forty clients that both files have, in opposite orders and by different names, and one that only this one has.
+fn rival(name: &str, backwards: bool) -> String {
+    let mut clients: Vec<String> = (0..40)
+        .map(|at| format!("[[client]]\nclient_id = \"shared-{at:02}\"\nclient_name = \"{name}\"\ngrant_types = []\n"))
+        .collect();
+    if backwards {
+        clients.reverse();
+    }
+    clients.push(format!("[[client]]\nclient_id = \"only-{name}\"\ngrant_types = []\n"));
+    clients.concat()
+}
+
+/// Two files at once: each is applied whole or not at all, and who was not is told so, and may try again.
+#[tokio::test]
+async fn apply_at_once_from_two_processes_loses_nothing() {
+    let node = Node::new(Engine::Postgres).await;
+    let mut refusals = 0;
+    for round in 0..rounds(4) {
+        let names = [format!("one-{round}"), format!("two-{round}")];
+        let files = [rival(&names[0], false), rival(&names[1], true)];
+        // Both get as far as they can, and then both may end: neither saw the other when it compared.
+        let mut other = sqlx::PgConnection::connect(&node.place.url).await.unwrap();
+        other.execute("BEGIN; UPDATE change_head SET seq = seq").await.unwrap();
+        let mut applying = files.clone().map(|file| Run::spawn(node.command(&["apply", "-"]), Some(&file)));
+        let schema = node.place.url.rsplit("%3D").next().unwrap();
+        let waiting = format!(
+            "SELECT COUNT(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN \
+             (SELECT pid FROM pg_locks WHERE relation = '{schema}.clients'::regclass)"
+        );
+        until("both wait", async || node.number(&waiting).await == 2 || applying.iter_mut().any(Run::has_ended)).await;
+        other.execute("ROLLBACK").await.unwrap();
+        let mut last = String::new();
+        let mut ended: Vec<(usize, i32)> = applying.iter_mut().map(Run::wait).enumerate().collect();
+        // Who was refused comes second.
+        ended.sort_by_key(|(_, status)| *status);
+        for (at, status) in ended {
+            let only = format!("SELECT COUNT(*) FROM clients WHERE client_id = 'only-{}'", names[at]);
+            if status != 0 {
+                refusals += 1;
+                let said = applying[at].stderr();
+                assert_eq!(status, 1, "{said}");
+                assert!(said.contains("nothing was applied, run it again"), "{said}");
+                assert_eq!(
+                    (applying[at].stdout(), node.number(&only).await),
+                    (String::new(), 0),
+                    "nothing of it stands"
+                );
+                node.apply(&files[at]);
+            }
+            assert_eq!(node.number(&only).await, 1);
+            last.clone_from(&names[at]);
+        }
+        let of_the_last = format!("SELECT COUNT(*) FROM clients WHERE metadata LIKE '%\"{last}\"%'");
+        assert_eq!(node.number(&of_the_last).await, 40, "one file's, and not a mixture");
+        assert_eq!(node.number("SELECT COUNT(*) FROM clients").await, 40 + 2 * (i64::try_from(round).unwrap() + 1));
+    }
+    assert!(refusals > 0, "they never met");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use sealwright::secret::Secret;
 use sealwright::store::{self, Db, Location, Lock, Options};
 use sqlx::{Connection, Executor, SqlSafeStr};
 
-use crate::support::{EXAMPLE, Engine, Place, SECRET, Server, TOKEN, both};
+use crate::support::{EXAMPLE, Engine, Place, REVOKE, SECRET, Server, TOKEN, both, until};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
 
@@ -56,6 +56,42 @@ both! {
             let pkcs8_of_rsa = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
             assert!(!row.sealed.windows(pkcs8_of_rsa.len()).any(|window| window == pkcs8_of_rsa));
         }
+    }
+
+    /// The next release has migrated: this one starts on its schema, serves, follows its feed, and changes it no more.
+    async fn this_binary_runs_on_the_schema_of_a_later_release(engine) {
+        let (server, gateway) = Server::example(engine).await;
+        let (place, issuer, clock) = (server.place.clone(), server.issuer.clone(), server.clock.clone());
+        let checksum = if engine == Engine::Sqlite { "x'00'" } else { "'\\x00'" };
+        let later = format!(
+            "ALTER TABLE clients ADD COLUMN novelty TEXT NOT NULL DEFAULT 'x'; \
+             ALTER TABLE changes ADD COLUMN novelty TEXT; CREATE TABLE novelties (id BIGINT PRIMARY KEY); \
+             INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES (999999, 'novelty', TRUE, {checksum}, 1)"
+        );
+        let news = "UPDATE change_head SET seq = seq + 1; \
+                    INSERT INTO changes (seq, kind, id, at) SELECT seq, 'novelty', 'x', 0 FROM change_head";
+        // Beneath a server that runs, and for the next one to start on.
+        place.run(&later).await;
+        place.run(news).await;
+        let head = place.number("SELECT seq FROM change_head").await;
+        until("the unknown kind is passed over", async || server.services.node.applied() >= head).await;
+        let token = server.token().await;
+        server.stop().await;
+        let change = move |config: &mut sealwright::config::Config| {
+            config.issuer = Some(sealwright::config::Issuer::parse(&issuer).unwrap());
+        };
+        let server = Server::at(place, clock, change).await;
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+        server.token().await;
+        server.apply(&EXAMPLE.replace("Orders sync", "Orders")).await;
+        server.place.run(news).await;
+        server.apply(EXAMPLE).await;
+        let answer = server.post(REVOKE, Some(("orders-sync", SECRET)), &[("token", &token)]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(server.introspect(&gateway, &token).await.json["active"], false);
+        let kept = "SELECT COUNT(*) FROM _sqlx_migrations WHERE version = 999999";
+        assert_eq!(server.place.number(kept).await, 1);
     }
 
     async fn another_master_key_is_a_clear_refusal(engine) {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use sealwright::clock::Clock;
 use sealwright::config::DatabaseUrl;
@@ -13,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::leakage::Running;
-use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN};
+use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN, until};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
 
@@ -137,15 +136,6 @@ fn assert_unavailable(answer: &Answer) {
     answer.assert_error(503, "temporarily_unavailable");
     let seconds = answer.header("retry-after").and_then(|text| text.parse::<u32>().ok());
     assert!(seconds.is_some_and(|seconds| (1..=60).contains(&seconds)), "{:?}", answer.headers);
-}
-
-/// Asks until it is so. The bound is only there for the test to end.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < Duration::from_secs(90), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// I7 once the lease has ended: everything that says yes is 503, what verifiers need goes on.
@@ -365,4 +355,41 @@ async fn f09_t24_a_disk_that_takes_nothing_is_503_and_comes_back() {
     let mut conn = sqlx::SqliteConnection::connect(running.database()).await.unwrap();
     let (found,): (String,) = sqlx::query_as("PRAGMA integrity_check").fetch_one(&mut conn).await.unwrap();
     assert_eq!(found, "ok");
+}
+
+/// A node whose clock is far from the database's is not ready, and says so; what it answers goes by the database's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_clock_is_6_seconds_from_the_databases_is_not_ready() {
+    let mut place = Place::new(Engine::Postgres).await;
+    // The name that is found before the system's own.
+    place
+        .run(
+            "CREATE TABLE fast (seconds INTEGER); INSERT INTO fast VALUES (0); \
+             CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS \
+             'SELECT pg_catalog.clock_timestamp() + make_interval(secs => (SELECT seconds FROM fast))'",
+        )
+        .await;
+    place.url += "%2Cpg_catalog";
+    let server = Server::at(Arc::new(place), Clock::system(), |_| {}).await;
+    let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
+    for (seconds, agrees) in [(4, true), (6, false), (4, true), (-6, false), (0, true)] {
+        server.place.run(&format!("UPDATE fast SET seconds = {seconds}")).await;
+        let near = |skew: i64| (skew + seconds * 1_000_000).abs() < 1_000_000;
+        until("the database's clock is followed", async || near(server.services.clock.skew())).await;
+        until("its lease goes on", async || {
+            let answer = server.http.get(format!("{}/health/ready", server.management)).send().await.unwrap();
+            let answer = Answer::of(answer).await;
+            assert_eq!(answer.json["clock"], agrees, "{seconds} s: {}", answer.text);
+            let lease = answer.json["lease"] == true;
+            assert_eq!(answer.status, if lease && agrees { 200 } else { 503 }, "{}", answer.text);
+            lease
+        })
+        .await;
+        until("it answers", async || ask_token(&server).await.status == 200).await;
+        let issued = crate::support::part(&server.token().await, 1)["iat"].as_i64().unwrap();
+        let by_the_database = server.place.number("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)").await;
+        assert!((issued - by_the_database).abs() <= 3, "{issued} {by_the_database}");
+    }
+    let token = server.token().await;
+    assert!(is_active(&server, &gateway, &token).await);
 }

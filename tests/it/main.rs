@@ -5,6 +5,7 @@
 
 mod process;
 mod support;
+mod targets;
 
 mod architecture;
 mod assertions;
@@ -17,13 +18,16 @@ mod dev;
 mod edge;
 mod fuzz;
 mod introspection;
+mod jobs;
 mod jose;
 mod jwks_uri;
 mod leakage;
 mod metadata;
 mod readme;
+mod registry;
 mod replay;
 mod revocation;
 mod revoke_nodes;
+mod timing;
 mod tls;
 mod token;

@@ -1,9 +1,15 @@
 //! Discovery (RFC 8414, OpenID Connect Discovery) and the key set (RFC 7517).
 
-use sealwright::config::Issuer;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sealwright::clock::Clock;
+use sealwright::config::{Config, Issuer};
+use sealwright::wire::{Algorithm, EdDsaName};
 use serde_json::Value;
 
-use crate::support::{Answer, Server, both};
+use crate::support::{Answer, EXAMPLE, Place, Server, both, part};
 
 const FORMS: [&str; 2] = ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"];
 
@@ -70,6 +76,41 @@ both! {
         }
         let head = server.http.head(&url).send().await.unwrap();
         assert_eq!(head.status(), 200);
+    }
+
+    async fn keys_are_made_of_the_configured_size_and_name(engine) {
+        let place = Arc::new(Place::new(engine).await);
+        let change = |config: &mut Config| {
+            config.keys.algorithms = vec![Algorithm::Rs256, Algorithm::EdDsa];
+            config.keys.rsa_bits = 3072;
+            config.keys.eddsa_name = EdDsaName::Ed25519;
+        };
+        let server = Server::start(place, Clock::system(), false, change).await;
+        let keys = server.get("/.well-known/jwks.json").await.json["keys"].as_array().unwrap().clone();
+        let key = |kty: &str| keys.iter().find(|key| key["kty"] == kty).unwrap();
+        let (rsa, ed) = (key("RSA"), key("OKP"));
+        assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(rsa["n"].as_str().unwrap()).unwrap().len() * 8, 3072);
+        assert_eq!((rsa["alg"].as_str(), ed["alg"].as_str()), (Some("RS256"), Some("Ed25519")));
+        // RFC 9864: who reads the metadata finds the name that it meets.
+        let document = server.get(FORMS[0]).await.json;
+        for member in ["token", "introspection", "revocation"] {
+            let names = document[format!("{member}_endpoint_auth_signing_alg_values_supported")].as_array().unwrap();
+            assert!(names.contains(&"Ed25519".into()) && names.contains(&"EdDSA".into()), "{names:?}");
+        }
+        for (alg, key) in [("EdDSA", ed), ("RS256", rsa)] {
+            let file = EXAMPLE.replace("response_alg = \"EdDSA\"", &format!("response_alg = \"{alg}\""));
+            let gateway = server.apply(&file).await.into_iter().next().map(|made| made.secret.expose().to_owned());
+            let token = server.token().await;
+            let header = part(&token, 0);
+            assert_eq!((&header["alg"], &header["kid"]), (&key["alg"], &key["kid"]));
+            if let Some(gateway) = gateway {
+                assert_eq!(server.introspect(&gateway, &token).await.json["active"], true);
+            }
+            if alg == "RS256" {
+                let signature = BASE64_URL_SAFE_NO_PAD.decode(token.rsplit('.').next().unwrap()).unwrap();
+                assert_eq!(signature.len() * 8, 3072);
+            }
+        }
     }
 
     async fn health_and_metrics_are_on_the_management_listener_only(engine) {

@@ -12,7 +12,6 @@ use sealwright::clock::Clock;
 use sealwright::secret::Secret;
 use sealwright::store::{Db, Location, Options};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::support::{Answer, Engine, FORM, MASTER_KEY, Place, REVOKE, TOKEN, basic, client, encode, seed_keys};
 
@@ -243,16 +242,9 @@ impl Node {
         Process::start(command(&self.place.folder, &["serve", "--config", config]), self.port, self.management).await
     }
 
-    /// A number from the database, read beside the server.
+    /// As [`Place::number`].
     pub async fn number(&self, sql: &str) -> i64 {
-        let (url, sql) = (&self.place.url, AssertSqlSafe(sql.to_owned()));
-        if url.starts_with("sqlite:") {
-            let mut conn = sqlx::SqliteConnection::connect(url).await.unwrap();
-            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
-        } else {
-            let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
-            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
-        }
+        self.place.number(sql).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -17,7 +17,7 @@ use sealwright::store::signing_keys::{self, SigningKeyRow};
 use sealwright::store::{Db, Location, Options};
 use sealwright::wire::Algorithm;
 use serde_json::Value;
-use sqlx::Connection;
+use sqlx::{Connection, Executor};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,30 @@ impl Place {
             }
         };
         Self { folder, url }
+    }
+
+    /// A number from the database, read beside the server.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        if self.url.starts_with("sqlite:") {
+            let mut conn = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
+        } else {
+            let mut conn = sqlx::PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
+        }
+    }
+
+    /// Statements run behind the server's back.
+    pub async fn run(&self, statements: &str) {
+        let statements = sqlx::AssertSqlSafe(statements.to_owned());
+        if self.url.starts_with("sqlite:") {
+            let mut conn = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+            conn.execute(sqlx::raw_sql(statements)).await.unwrap();
+        } else {
+            let mut conn = sqlx::PgConnection::connect(&self.url).await.unwrap();
+            conn.execute(sqlx::raw_sql(statements)).await.unwrap();
+        }
     }
 }
 
@@ -341,6 +365,15 @@ pub fn part(token: &str, at: usize) -> Value {
 
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Asks until it is so. The bound is only there for the test to end.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(90), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// How many rounds a race runs: few in every change, many in `tests/long.sh`.

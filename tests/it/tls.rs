@@ -1,9 +1,10 @@
 //! The TLS listener of the whole server: versions, protocols, HSTS, and certificates that change under it.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair, SerialNumber};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -14,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Answer, EXAMPLE, Engine, FORM, SECRET, Server, TOKEN, basic, encode, free_port, part};
+use crate::process::{Node, Process};
+use crate::support::{Answer, EXAMPLE, Engine, FORM, SECRET, Server, TOKEN, basic, encode, free_port, part, until};
 
 /// A self-signed certificate for localhost with its key.
 pub struct Made {
@@ -67,12 +69,7 @@ impl Secured {
 
     /// A connection of its own, and the certificate that the server showed.
     async fn connect(&self, trusted: &[&Made]) -> (TlsStream<TcpStream>, CertificateDer<'static>) {
-        let config = client_config(trusted, rustls::DEFAULT_VERSIONS);
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
-        (stream, shown)
+        connect(self.port, trusted).await
     }
 
     /// Waits until new connections are shown `wanted`.
@@ -83,6 +80,15 @@ impl Secured {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+async fn connect(port: u16, trusted: &[&Made]) -> (TlsStream<TcpStream>, CertificateDer<'static>) {
+    let config = client_config(trusted, rustls::DEFAULT_VERSIONS);
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    (stream, shown)
 }
 
 impl Drop for Secured {
@@ -192,6 +198,59 @@ async fn a_certificate_that_changes_is_shown_to_new_connections_and_a_broken_one
     write(&secured.certificate, &third.pem);
     secured.shows(&third, &trusted).await;
     assert!(request(&mut open).await.starts_with("HTTP/1.1 200"), "an open connection goes on");
+}
+
+/// Makes the files of both as long as one another.
+fn disguise([one, two]: &mut [Made; 2]) {
+    for (a, b) in [(&mut one.pem, &mut two.pem), (&mut one.key, &mut two.key)] {
+        let longest = a.len().max(b.len());
+        for text in [a, b] {
+            text.extend(std::iter::repeat_n('\n', longest - text.len()));
+        }
+    }
+}
+
+/// The real program. What its own looking at the files cannot notice, SIGHUP has it read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_reads_the_certificate_again() {
+    let mut both = [made(1), made(2)];
+    disguise(&mut both);
+    // As long and as old as one another: from outside, the files are the same.
+    let written_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let [first, second] = &both;
+    let node = Node::new(Engine::Sqlite).await;
+    let (port, folder) = (crate::process::port(), node.place.folder.clone());
+    let put = |made: &Made| {
+        for (name, text) in [("tls.pem", &made.pem), ("key.pem", &made.key)] {
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(written_at).unwrap();
+        }
+    };
+    put(first);
+    let mut serve = node.command(&["serve"]);
+    serve.env("SEALWRIGHT_TLS__LISTEN", format!("127.0.0.1:{port}"));
+    serve.env("SEALWRIGHT_TLS__CERTIFICATE", folder.join("tls.pem"));
+    serve.env("SEALWRIGHT_TLS__PRIVATE_KEY", folder.join("key.pem"));
+    let mut process = Process::start(serve, node.port, node.management).await;
+    let shown = async || connect(port, &[first, second]).await.1;
+    assert_eq!(shown().await, first.der);
+
+    put(second);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(shown().await, first.der, "only a signal can tell");
+    let (mut open, _) = connect(port, &[first, second]).await;
+    process.run.signal("HUP");
+    until("the new certificate is shown", async || shown().await == second.der).await;
+    assert!(request(&mut open).await.starts_with("HTTP/1.1 200"), "an open connection goes on");
+
+    // A bad one is told, and the one in use stays.
+    std::fs::write(folder.join("tls.pem"), "-----BEGIN").unwrap();
+    process.run.signal("HUP");
+    until("it is told", async || process.run.stderr().contains("SIGHUP: the TLS certificate in use stays")).await;
+    assert_eq!(shown().await, second.der);
+    assert_eq!(process.terminate(), 0);
 }
 
 /// A `ClientHello` of at most `version`, with these extensions.

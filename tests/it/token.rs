@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, EXAMPLE, FORM, SECRET, Server, TOKEN, basic, both, part};
+use crate::support::{Answer, EXAMPLE, FORM, INTROSPECT, REVOKE, SECRET, Server, TOKEN, basic, both, part};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
 
@@ -302,20 +302,39 @@ both! {
     async fn cors_for_the_origins_a_client_registered(engine) {
         let (server, _) = Server::example(engine).await;
         server.apply(MORE).await;
-        let url = format!("{}{TOKEN}", server.url);
-        for (origin, known) in [("https://app.example.com", true), ("https://evil.example.com", false), ("null", false)] {
-            let preflight = server.http.request(reqwest::Method::OPTIONS, &url).header("origin", origin);
-            let preflight = preflight.header("access-control-request-method", "POST").send().await.unwrap();
-            let allowed = preflight.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned());
-            assert_eq!(allowed.as_deref(), known.then_some(origin));
-            assert!(preflight.headers().get("access-control-allow-credentials").is_none());
-            for (client, its) in [("browser", true), ("orders-sync", false)] {
-                let request = server.http.post(&url).header("origin", origin).header("content-type", FORM);
-                let answer = request.header("authorization", basic(client, SECRET)).body("grant_type=client_credentials").send().await.unwrap();
-                assert_eq!(answer.status(), 200);
-                let allowed = answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned());
-                assert_eq!(allowed.as_deref(), (known && its).then_some(origin), "{client} {origin}");
+        let allowed = |answer: &reqwest::Response| {
+            answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+        };
+        for path in [TOKEN, REVOKE] {
+            let url = format!("{}{path}", server.url);
+            for (origin, known) in [("https://app.example.com", true), ("https://evil.example.com", false), ("null", false)] {
+                let preflight = server.http.request(reqwest::Method::OPTIONS, &url).header("origin", origin);
+                let preflight = preflight.header("access-control-request-method", "POST").send().await.unwrap();
+                assert_eq!(allowed(&preflight).as_deref(), known.then_some(origin), "{path}");
+                assert!(preflight.headers().get("access-control-allow-credentials").is_none());
+                let words = preflight.headers().get("access-control-allow-headers").map(|words| words.to_str().unwrap());
+                assert_eq!(words, known.then_some("Authorization, Content-Type"));
+                for (client, its) in [("browser", true), ("orders-sync", false)] {
+                    // What is done, and what is refused to a client that proved who it is.
+                    for (form, status) in [("grant_type=client_credentials&token=x", 200), ("resource=", 400)] {
+                        let request = server.http.post(&url).header("origin", origin).header("content-type", FORM);
+                        let answer = request.header("authorization", basic(client, SECRET)).body(form).send().await.unwrap();
+                        assert_eq!(answer.status(), status, "{path}");
+                        assert_eq!(allowed(&answer).as_deref(), (known && its).then_some(origin), "{path} {client} {origin}");
+                        assert_eq!(answer.headers()["vary"], "Origin", "no cache mixes them up");
+                    }
+                }
             }
+        }
+        // Introspection is no page's business.
+        let preflight = server.http.request(reqwest::Method::OPTIONS, format!("{}{INTROSPECT}", server.url));
+        let preflight = preflight.header("origin", "https://app.example.com").send().await.unwrap();
+        assert_eq!((preflight.status().as_u16(), allowed(&preflight)), (405, None));
+        // What is registered no more is allowed no more.
+        server.apply(&MORE.replace("allowed_origins = [\"https://app.example.com\"]", "")).await;
+        for path in [TOKEN, REVOKE] {
+            let preflight = server.http.request(reqwest::Method::OPTIONS, format!("{}{path}", server.url));
+            assert_eq!(allowed(&preflight.header("origin", "https://app.example.com").send().await.unwrap()), None);
         }
     }
 }

@@ -1,0 +1,120 @@
+//! T-48: how long a comparison takes says nothing about how much of a secret was right. The times are shown and not
+//! judged here: `tests/long.sh timing` takes 100,000 of each class, and Welch's t beyond ±4.5 would be a leak.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use sealwright::secret::{equal, sha256};
+
+use crate::support::{EXAMPLE, Engine, FORM, Server, TOKEN, basic, rounds};
+
+/// Mean and variance of one class, as they come in (Welford).
+#[derive(Default)]
+struct Class {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Class {
+    fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let away = value - self.mean;
+        self.mean += away / self.count;
+        self.squares += away * (value - self.mean);
+    }
+
+    fn error(&self) -> f64 {
+        self.squares / (self.count - 1.0) / self.count
+    }
+}
+
+/// Welch's t of two classes, without the slowest tenth of all: that is the machine's other work.
+fn welch(times: &[Vec<u64>; 2]) -> f64 {
+    let mut all = times.concat();
+    all.sort_unstable();
+    let bound = all[all.len() * 9 / 10];
+    let [a, b] = [0, 1].map(|class| {
+        let mut kept = Class::default();
+        for time in times[class].iter().filter(|time| **time <= bound) {
+            kept.add(f64::from(u32::try_from(*time).unwrap_or(u32::MAX)));
+        }
+        kept
+    });
+    let t = (a.mean - b.mean) / (a.error() + b.error()).sqrt();
+    eprintln!("    means {:.1} ns and {:.1} ns, {} and {} samples, t = {t:.2}", a.mean, b.mean, a.count, b.count);
+    t
+}
+
+/// Which class is next: by the bytes of a hash, so that neither comes always first.
+fn class(at: usize) -> usize {
+    usize::from(sha256(&at.to_le_bytes())[0] & 1)
+}
+
+fn nanoseconds(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[test]
+fn t48_timing_of_the_comparison() {
+    let known = sha256(b"known");
+    let mut near = known;
+    near[31] ^= 1;
+    let far = known.map(|byte| !byte);
+    let presented = [near, far];
+    let mut times = [Vec::new(), Vec::new()];
+    let mut leaky = [Vec::new(), Vec::new()];
+    for at in 0..rounds(2000) * 2 {
+        let (class, repeats) = (class(at), 64);
+        let begun = Instant::now();
+        for _ in 0..repeats {
+            black_box(equal(black_box(&known), black_box(&presented[class])));
+        }
+        times[class].push(nanoseconds(begun));
+        // What a comparison that stops at the first difference looks like here.
+        let begun = Instant::now();
+        for _ in 0..repeats {
+            black_box(black_box(&known).iter().zip(black_box(&presented[class])).all(|(a, b)| a == b));
+        }
+        leaky[class].push(nanoseconds(begun));
+    }
+    eprintln!("T-48, 64 comparisons of 32 bytes, equal but for the last against different from the first:");
+    assert!(welch(&times).is_finite());
+    eprintln!("T-48, the same by a comparison that stops early, for scale:");
+    assert!(welch(&leaky).abs() > 4.5, "a leak would not be seen");
+}
+
+/// `secret` with as many of its letters as `kept` says, then others, and a right checksum.
+fn like(secret: &str, kept: usize) -> String {
+    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let other = |letter: char| if letter == 'a' { 'b' } else { 'a' };
+    let body = &secret[..47];
+    let mut text: String =
+        body.chars().enumerate().map(|(at, letter)| if at < 4 + kept { letter } else { other(letter) }).collect();
+    for byte in &sha256(text.as_bytes())[..6] {
+        text.push(char::from(LETTERS[usize::from(*byte) % 62]));
+    }
+    text
+}
+
+/// Over the real endpoint: a secret that is right but for its last letter, against one that has none right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t48_timing_of_the_endpoint() {
+    let server = Server::empty(Engine::Sqlite).await;
+    let secret = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
+    assert_eq!(like(&secret, 43), secret, "a right checksum");
+    let presented = [42, 0].map(|kept| basic("edge-gateway", &like(&secret, kept)));
+    let mut times = [Vec::new(), Vec::new()];
+    for at in 0..rounds(200) * 2 {
+        let class = class(at);
+        let request = server.http.post(format!("{}{TOKEN}", server.url)).header("content-type", FORM);
+        let request = request.header("authorization", &presented[class]).body("grant_type=client_credentials");
+        let begun = Instant::now();
+        let answer = request.send().await.unwrap();
+        times[class].push(nanoseconds(begun));
+        assert_eq!(answer.status(), 401);
+        answer.bytes().await.unwrap();
+    }
+    eprintln!("T-48, the token endpoint, a secret right but for its last letter against one with none right:");
+    assert!(welch(&times).is_finite());
+}
