@@ -241,6 +241,8 @@ impl Audit {
     pub async fn flush(&self, db: &Db) -> Result<(), StoreError> {
         let counters = std::mem::take(&mut *self.counters.lock().unwrap_or_else(PoisonError::into_inner));
         let mut counters: Vec<(Counter, i64)> = counters.into_iter().collect();
+        // All nodes take the rows in one order: transactions that meet wait for each other, and never in a circle.
+        counters.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut outcome = Ok(());
         while !counters.is_empty() && outcome.is_ok() {
             let chunk = counters.split_off(counters.len().saturating_sub(CHUNK));
@@ -282,6 +284,8 @@ impl Audit {
     async fn write_rest(&self, db: &Db) -> Result<(), StoreError> {
         let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
         let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut used: Vec<(Id, Micros)> = used.into_iter().collect();
+        used.sort_unstable();
         if samples.is_empty() && used.is_empty() {
             return Ok(());
         }

@@ -47,10 +47,13 @@ pub struct Generated {
 /// # Errors
 /// [`Failed::Store`] when the database could not, or a client or resource has changed since the plan was made:
 /// nothing was applied then, unless it is [`StoreError::Unknown`].
-pub async fn commit(db: &Db, plan: Plan, passwords: &PasswordHasher) -> Result<Applied, Failed> {
+pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Result<Applied, Failed> {
     if plan.is_empty() {
         return Ok(Applied { generated: Vec::new(), seq: None });
     }
+    // In one order, whatever the file's: of two commands at once, the second waits for the first and then finds out
+    // that it has changed something; in two orders, each could wait for the other.
+    plan.changes.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
     // Hashing takes its time, and SQLite's writer has none.
     let mut generated = Vec::new();
     let mut credentials = VecDeque::new();

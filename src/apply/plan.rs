@@ -20,7 +20,7 @@ use crate::store::{Db, StoreError};
 use crate::wire::ManagedBy;
 
 /// What a change is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A resource; the id is its identifier.

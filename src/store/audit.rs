@@ -55,7 +55,7 @@ pub async fn sweep_samples(tx: &mut Tx, before: Micros, limit: i64) -> Result<u6
 }
 
 /// What a counter counts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Counter {
     /// Hours since the epoch.
     pub hour: i64,

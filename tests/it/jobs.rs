@@ -1,9 +1,13 @@
 //! What a server does beside answering: counters and stamps are flushed each second and at the end, expired rows are
 //! swept each minute, and a change whose caller has gone away is made all the same.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sealwright::audit::Counted;
 use sealwright::clock::{Micros, SECOND};
+use sealwright::cx::Cx;
 use sealwright::secret::random;
 use sealwright::store::artifacts::{self, Kind};
 use sealwright::store::{audit, feed, nodes, revocations};
@@ -137,6 +141,32 @@ both! {
         assert_eq!((count("artifacts").await, count("revocations").await), (3, 1));
         until("it answers", async || server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await.status == 200).await;
     }
+}
+
+/// Each adds to the same rows, in one transaction of many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_count_the_same_do_not_deadlock() {
+    let a = Server::empty(Engine::Postgres).await;
+    let b = a.another().await;
+    let clients: Vec<Arc<str>> = (0..300).map(|at| format!("client-{at}").into()).collect();
+    for _ in 0..10 {
+        for server in [&a, &b] {
+            let cx = Cx::new(&server.services, Ipv4Addr::LOCALHOST.into(), "".into());
+            for client in &clients {
+                cx.audit.count(&cx, Counted::Token, Some(client), Ok(()));
+            }
+        }
+        let flush = |server: &Server| {
+            let services = server.services.clone();
+            tokio::spawn(async move { services.audit.flush(&services.db).await })
+        };
+        let (of_a, of_b) = tokio::join!(flush(&a), flush(&b));
+        of_a.unwrap().unwrap();
+        of_b.unwrap().unwrap();
+    }
+    until("all is counted", async || a.place.number("SELECT CAST(SUM(n) AS BIGINT) FROM usage_counters").await == 6000)
+        .await;
+    assert_eq!(a.place.number("SELECT COUNT(DISTINCT client_id) FROM usage_counters WHERE n >= 20").await, 300);
 }
 
 /// Sends a revocation, waits until its job waits for the database, and closes the connection.

@@ -495,7 +495,7 @@ async fn tell_while_the_database_fails(running: &Running, key: &Jwk, canaries: &
             }
         }
         let late = format!(
-            "[[resource]]\nidentifier = \"urn:example:late\"\nscopes = {{ \"{table}\" = \"x\" }}\n\
+            "[[resource]]\nidentifier = \"urn:example:{table}\"\nscopes = {{ \"{table}\" = \"x\" }}\n\
              [[client]]\nclient_id = \"late-{table}\"\nclient_secret = \"{IMPORTED}\"\nscope = \"{table}\"\n\
              allowed_origins = [\"https://{}.example\"]\n",
             table.replace('_', "-")
