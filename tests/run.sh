@@ -9,17 +9,11 @@ source tests/need.sh
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $CARGO_TARGET_DIR == /* ]] || CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
-roomy_memory() {
-    local free
-    free=$(df --output=avail /dev/shm 2>/dev/null | tail -1)
-    ((${free:-0} > 4 * 1024 * 1024)) && [[ -w /dev/shm ]] && echo /dev/shm
-}
 
 logs=$CARGO_TARGET_DIR/test-logs
 tools=$CARGO_TARGET_DIR/test-tools
 rm -rf "$logs"
 mkdir -p "$logs"
-# In memory where there is room: a disk that stalls costs a server its lease, and that is no test's business but its own.
 TMPDIR=$(mktemp -d -p "$(roomy_memory || echo "${TMPDIR:-/tmp}")")
 export TMPDIR SEALWRIGHT_TEST_LOGS=$logs
 started_postgres=

@@ -193,6 +193,24 @@ fn the_tree_is_made_of_what_we_allow() {
     assert!(!versions.contains_key("rsa"), "RUSTSEC-2023-0071");
 }
 
+/// What libFuzzer needs is in a package of its own, and its targets are those that the tests drive.
+#[test]
+fn the_fuzz_package_is_no_part_of_this_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    assert!(!read("Cargo.lock").contains("libfuzzer") && !read("Cargo.toml").contains("libfuzzer"));
+    let manifest = read("tests/fuzz/Cargo.toml");
+    assert!(manifest.contains("\n[workspace]\n") && manifest.contains("publish = false"));
+    assert!(read("tests/fuzz/src/main.rs").contains("#[path = \"../../it/targets.rs\"]"));
+    // Both build the same versions of what they share.
+    let main: toml::Table = read("Cargo.toml").parse().unwrap();
+    let fuzz: toml::Table = manifest.parse().unwrap();
+    for (name, wanted) in fuzz["dependencies"].as_table().unwrap() {
+        let ours = main["dependencies"].get(name).or_else(|| main["dev-dependencies"].get(name));
+        assert!(ours.is_none_or(|ours| ours == wanted), "{name}");
+    }
+}
+
 /// josekit brings OpenSSL: it is for tests.
 #[test]
 fn the_binary_holds_no_openssl() {
