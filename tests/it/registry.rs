@@ -35,14 +35,7 @@ async fn database(engine: Engine) -> (Place, Db) {
 }
 
 fn row(disabled: bool) -> clients::ClientRow {
-    clients::ClientRow {
-        client_id: "a".into(),
-        metadata: "{}".into(),
-        disabled,
-        managed_by: "apply".into(),
-        created_at: 0,
-        updated_at: 0,
-    }
+    clients::ClientRow { client_id: "a".into(), metadata: "{}".into(), disabled, managed_by: "apply".into() }
 }
 
 both! {
