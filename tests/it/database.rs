@@ -122,7 +122,7 @@ async fn one_server_for_one_sqlite_file() {
 }
 
 /// Asks until tokens are answered with `status`. The bound is only there for the test to end.
-async fn until(server: &Server, status: u16) {
+async fn until_answered(server: &Server, status: u16) {
     let begun = Instant::now();
     while server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await.status != status {
         assert!(begun.elapsed() < Duration::from_secs(90), "never {status}");
@@ -140,7 +140,7 @@ async fn a_server_whose_lock_file_is_another_answers_503_until_it_has_the_lock()
     let held = std::fs::File::create(&other).unwrap();
     held.try_lock().unwrap();
     std::fs::rename(&other, &lock).unwrap();
-    until(&server, 503).await;
+    until_answered(&server, 503).await;
     // Longer than a lease.
     for _ in 0..35 {
         server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await.assert_error(503, "temporarily_unavailable");
@@ -151,7 +151,7 @@ async fn a_server_whose_lock_file_is_another_answers_503_until_it_has_the_lock()
         format!("{EXAMPLE}\n[[client]]\nclient_id = \"new\"\nclient_secret = {SECRET:?}\nscope = \"orders:read\"\n");
     assert!(server.try_apply(&more, false).await.is_err());
     drop(held);
-    until(&server, 200).await;
+    until_answered(&server, 200).await;
     assert_eq!(server.post(TOKEN, Some(("new", SECRET)), &[CC]).await.status, 200);
     // The lock is as good as the first.
     assert!(Lock::serving(&server.place.folder.join("test.db")).unwrap().is_none());
@@ -161,8 +161,8 @@ async fn a_server_whose_lock_file_is_another_answers_503_until_it_has_the_lock()
 async fn a_server_whose_lock_file_is_removed_takes_the_lock_again_and_no_other_gets_in() {
     let (server, _) = Server::example(Engine::Sqlite).await;
     std::fs::remove_file(server.place.folder.join("test.db.lock")).unwrap();
-    until(&server, 503).await;
-    until(&server, 200).await;
+    until_answered(&server, 503).await;
+    until_answered(&server, 200).await;
     assert!(Lock::serving(&server.place.folder.join("test.db")).unwrap().is_none());
     server.apply(EXAMPLE).await;
 }
