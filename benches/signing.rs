@@ -74,6 +74,8 @@ fn signing(
         iat: 1_700_000_000,
         exp: 1_700_000_300,
         jti: "AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
+        auth_time: None,
+        acr: None,
     };
     let sign = || runtime.block_on(signer.sign(Typ::AccessToken, black_box(&claims)));
     let token = sign()?;

@@ -27,10 +27,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
+use sealwright::app;
 use sealwright::clock::{Clock, SECOND};
+use sealwright::config::Config;
 use sealwright::keys::{Jws, KeyPair, PublicJwk, Signer, Typ, signing_pool};
+use sealwright::password::PasswordHasher;
 use sealwright::pool::Pool;
-use sealwright::secret::random;
+use sealwright::secret::{Secret, random};
 use sealwright::wire::Algorithm;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -269,6 +272,11 @@ fn raw() -> Result<()> {
     let (signature, public) = (pair.sign(&message)?, pair.public_jwk());
     let found = rate(|| Ok(public.verify(Algorithm::EdDsa, black_box(&message), black_box(&signature))?))?;
     writeln!(out, "verify-eddsa {found:.0}")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let hasher = PasswordHasher::new(app::hash_settings(&Config::default()))?;
+    let guess = Secret::new("a guess of whoever");
+    let found = rate(|| Ok(runtime.block_on(hasher.verify(&guess, None, None))?))?;
+    writeln!(out, "argon2id {found:.1}")?;
     for rows in [1, 100] {
         writeln!(out, "sqlite-insert-{rows} {:.0}", insert_rate(rows)?)?;
     }

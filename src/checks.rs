@@ -65,14 +65,18 @@ pub fn check_origin(origin: &str) -> Result<(), Invalid> {
     let wrong =
         || Invalid::new("allowed_origins", "takes origins as a browser sends them, like https://app.example.com");
     let url = parse_plain(origin).ok_or_else(wrong)?;
-    let loopback = match url.host() {
+    let scheme = url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url);
+    if scheme && url.origin().ascii_serialization() == origin { Ok(()) } else { Err(wrong()) }
+}
+
+/// Whether the host is `localhost`, in 127.0.0.0/8, or `[::1]`.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
-    };
-    let scheme = url.scheme() == "https" || url.scheme() == "http" && loopback;
-    if scheme && url.origin().ascii_serialization() == origin { Ok(()) } else { Err(wrong()) }
+    }
 }
 
 /// The URL, unless the parser had to drop or change white space to read it.

@@ -7,19 +7,22 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::audit::Audit;
+use crate::claims::Mappers;
 use crate::clients::replay::Replay;
 use crate::clients::secret::SecretHasher;
 use crate::clients::{Registry, RemoteKeys};
 use crate::clock::{Clock, Micros};
-use crate::config::Issuer;
+use crate::config::{Issuer, Tokens};
 use crate::error::Result;
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
-use crate::keys::Keys;
+use crate::keys::{Keys, MacKeys};
+use crate::look::Look;
 use crate::metrics::Metrics;
 use crate::nodes::{Lease, Node};
 use crate::password::PasswordHasher;
 use crate::resources::Catalog;
+use crate::session;
 use crate::store::Db;
 
 /// The services of one issuer. There is nothing global: many issuers in one process are many of these.
@@ -34,12 +37,20 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Signing keys.
     pub keys: Keys,
+    /// Keys of what we hand out and take back without keeping it.
+    pub mac: MacKeys,
     /// APIs and their scopes.
     pub resources: ArcSwap<Catalog>,
+    /// Claims of operators' own.
+    pub claim_mappers: ArcSwap<Mappers>,
     /// Clients.
     pub clients: Registry,
     /// Public keys that clients publish.
     pub remote_keys: RemoteKeys,
+    /// How long people stay signed in.
+    pub sessions: session::Settings,
+    /// How pages look.
+    pub look: Look,
     /// Argon2id for passwords and imported secrets.
     pub passwords: PasswordHasher,
     /// Client secrets.
@@ -54,8 +65,8 @@ pub struct Services {
     pub audit: Audit,
     /// This node's lease and its place in the change feed.
     pub node: Node,
-    /// Lifetime of access tokens in seconds, where neither client nor resource says otherwise.
-    pub access_token_lifetime: u32,
+    /// How long tokens live.
+    pub tokens: Tokens,
 }
 
 /// One request's view of the services.

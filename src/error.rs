@@ -22,6 +22,28 @@ pub enum Code {
     InvalidScope,
     /// RFC 8707 §2: a resource that is unknown, malformed or not the client's.
     InvalidTarget,
+    /// RFC 6749 §4.1.2.1: the person, or the server for the person, said no.
+    AccessDenied,
+    /// RFC 6749 §4.1.2.1.
+    UnsupportedResponseType,
+    /// OpenID Connect Core §3.1.2.6: with `prompt=none`, somebody would have to sign in.
+    LoginRequired,
+    /// OpenID Connect Core §3.1.2.6: with `prompt=none`, somebody would have to be asked.
+    ConsentRequired,
+    /// OpenID Connect Core §3.1.2.6: with `prompt=none`, an account would have to be chosen.
+    AccountSelectionRequired,
+    /// OpenID Connect Core §6.
+    RequestNotSupported,
+    /// OpenID Connect Core §6.
+    RequestUriNotSupported,
+    /// OpenID Connect Core §3.1.2.6.
+    RegistrationNotSupported,
+    /// OpenID Connect Core Unmet Authentication Requirements §3: the authentication context that was demanded.
+    UnmetAuthenticationRequirements,
+    /// RFC 6750 §3.1: the bearer token is missing, expired, revoked or malformed.
+    InvalidToken,
+    /// RFC 6750 §3.1: the token may not do this.
+    InsufficientScope,
     /// Too busy, or the database is gone: nothing happened; try again after [`Error::retry_after`].
     TemporarilyUnavailable,
     /// No such page.
@@ -44,6 +66,17 @@ impl Code {
             Self::UnsupportedGrantType => ("unsupported_grant_type", 400),
             Self::InvalidScope => ("invalid_scope", 400),
             Self::InvalidTarget => ("invalid_target", 400),
+            Self::AccessDenied => ("access_denied", 403),
+            Self::UnsupportedResponseType => ("unsupported_response_type", 400),
+            Self::LoginRequired => ("login_required", 400),
+            Self::ConsentRequired => ("consent_required", 400),
+            Self::AccountSelectionRequired => ("account_selection_required", 400),
+            Self::RequestNotSupported => ("request_not_supported", 400),
+            Self::RequestUriNotSupported => ("request_uri_not_supported", 400),
+            Self::RegistrationNotSupported => ("registration_not_supported", 400),
+            Self::UnmetAuthenticationRequirements => ("unmet_authentication_requirements", 400),
+            Self::InvalidToken => ("invalid_token", 401),
+            Self::InsufficientScope => ("insufficient_scope", 403),
             Self::TemporarilyUnavailable => ("temporarily_unavailable", 503),
             Self::NotFound => ("not_found", 404),
             Self::MethodNotAllowed => ("method_not_allowed", 405),

@@ -7,8 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{SECOND, micros};
 use crate::cx::Services;
+use crate::issue::LONGEST_LIFETIME;
 use crate::nodes::FEED_KEPT;
-use crate::store::{Db, JobFuture, StoreError, Tx, artifacts, audit, feed, nodes, revocations};
+use crate::session;
+use crate::store::{
+    Db, JobFuture, StoreError, Tx, artifacts, attempts, audit, feed, grants, nodes, revocations, sessions,
+};
 
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
@@ -53,6 +57,12 @@ pub async fn sweep(services: Arc<Services>, stop: CancellationToken) {
 pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
     let (db, now) = (&services.db, services.clock.now());
     in_batches(db, move |tx| Box::pin(artifacts::sweep(tx, now, SMALL))).await?;
+    // While an access token may live, its grant is known: who takes back everything finds it.
+    in_batches(db, move |tx| Box::pin(grants::sweep(tx, now - LONGEST_LIFETIME, SMALL))).await?;
+    in_batches(db, move |tx| Box::pin(sessions::sweep(tx, now, SMALL))).await?;
+    let ends = services.sessions.end_grants;
+    in_batches(db, move |tx| Box::pin(session::sweep(tx, ends, now, SMALL))).await?;
+    in_batches(db, move |tx| Box::pin(attempts::sweep(tx, now, SMALL))).await?;
     // A revocation outlives its tokens by a minute: nodes' clocks may differ.
     let dead = now - 60 * SECOND;
     in_batches(db, move |tx| Box::pin(revocations::sweep(tx, dead, SMALL))).await?;

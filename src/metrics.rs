@@ -41,6 +41,7 @@ pub struct Metrics {
     introspected: [Counter; 2],
     revocations: Counters<1>,
     outbound_requests: Counters<1>,
+    sign_ins: Counters<1>,
     http_requests: RouteCounters,
     http_connections: Family<[Word; 1], Gauge>,
     pool_connections: Family<[Word; 1], Gauge>,
@@ -81,6 +82,7 @@ impl Metrics {
             introspected: ["inactive", "active"].map(|word| counter(&introspections, [("outcome", word)])),
             introspections,
             revocations: register(&mut to, "revocations", "Revocation requests by outcome"),
+            sign_ins: register(&mut to, "sign_ins", "Attempts at signing in with a password, by outcome"),
             outbound_requests: register(&mut to, "outbound_requests", "Requests we made to others, by outcome"),
             http_requests: register(&mut to, "http_requests", "Requests by route pattern, method and status"),
             http_connections: register(&mut to, "http_connections", "Open connections by listener"),
@@ -134,6 +136,12 @@ impl Metrics {
     /// A revocation request that ended; `None` for the 200.
     pub fn revocation(&self, error: Option<Code>) {
         self.revocations.get_or_create(&[("outcome", error.map_or("ok", Code::as_str))]).inc();
+    }
+
+    /// An attempt at signing in with a password: `ok`, `wrong`, `unknown`, `disabled`, `malformed`, or `throttled`, where
+    /// the password was not looked at.
+    pub fn sign_in(&self, outcome: &'static str) {
+        self.sign_ins.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// A request that we made: `ok`, or one of few fixed words for why not.

@@ -24,6 +24,19 @@ pub struct HashSettings {
     pub queue: usize,
 }
 
+/// Whether `text` is a PHC string of Argon2id that can be checked at a cost that a request can bear: 1 GiB and 100
+/// passes at most.
+pub fn is_phc(text: &str) -> bool {
+    let Ok(hash) = PasswordHash::new(text) else { return false };
+    let fits = |name: &str, most: u32| hash.params.get_decimal(name).is_some_and(|value| value <= most);
+    hash.algorithm.as_str() == "argon2id"
+        && fits("m", 1_048_576)
+        && fits("t", 100)
+        && fits("p", 16)
+        && hash.salt.is_some()
+        && hash.hash.is_some()
+}
+
 /// Makes and checks password hashes, as PHC strings. Clones share one pool.
 #[derive(Clone)]
 pub struct PasswordHasher {

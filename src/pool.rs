@@ -26,6 +26,8 @@ struct Shared {
 struct State {
     /// Threads that nobody has; none while somebody waits.
     free: usize,
+    /// Places that are kept for work that does not wait yet.
+    kept: usize,
     /// One for each address that waits; whose turn is next stands first. None is empty.
     lines: VecDeque<Line>,
 }
@@ -36,35 +38,52 @@ struct Line {
     waiting: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// Leave to use one thread now, given back when dropped. The default one reserves nothing: for what turned out to be
-/// quick.
-#[derive(Debug, Default)]
+/// Leave to use one thread now, given back when dropped.
+#[derive(Debug)]
 #[must_use = "a permit that is dropped reserves nothing"]
 pub struct Permit(Option<Arc<Shared>>);
+
+/// A place in the queue for work of this server's own that will have to be done, kept before anything is used up for
+/// it. It takes no thread yet, and nobody else's turn.
+#[derive(Debug)]
+#[must_use = "a place that is dropped is another's"]
+pub struct Place(Arc<Shared>);
 
 impl Pool {
     /// A pool that works on `threads` threads (at least 1) while at most `queue` others wait.
     pub fn new(threads: usize, queue: usize) -> Self {
-        let state = State { free: threads.max(1), lines: VecDeque::new() };
+        let state = State { free: threads.max(1), kept: 0, lines: VecDeque::new() };
         Self(Arc::new(Shared { queue, state: Mutex::new(state) }))
     }
 
     /// Waits for a thread. `from` is the address that asks, `None` where the work is this server's own; IPv6 counts by
     /// networks of 64 bits. Where the queue is full, the address that has most waiting gives up its last place to one
-    /// that has fewer.
+    /// that has fewer; this server's own work gives up none.
     ///
     /// # Errors
     /// `temporarily_unavailable`, try again in 1 s, when there is no place or it was given up.
     pub async fn permit(&self, from: Option<IpAddr>) -> Result<Permit> {
         let turn = {
             let mut state = self.0.state();
-            if state.free > 0 {
-                state.free -= 1;
+            if state.take() {
                 return Ok(Permit(Some(self.0.clone())));
             }
-            state.join(from.map(network), self.0.queue).ok_or_else(busy)?
+            state.make_room(from.map(network), self.0.queue).ok_or_else(busy)?;
+            state.join(from.map(network))
         };
         turn.await.map_err(|_| busy())
+    }
+
+    /// Keeps a place for work that comes later.
+    ///
+    /// # Errors
+    /// `temporarily_unavailable`, try again in 1 s, when there is none.
+    pub fn place(&self) -> Result<Place> {
+        let mut state = self.0.state();
+        let queue = self.0.queue + state.free;
+        state.make_room(None, queue).ok_or_else(busy)?;
+        state.kept += 1;
+        Ok(Place(self.0.clone()))
     }
 
     /// How many wait at this moment.
@@ -74,12 +93,33 @@ impl Pool {
     }
 }
 
-impl Permit {
-    /// Whether a thread is reserved.
-    pub fn is_reserved(&self) -> bool {
-        self.0.is_some()
+impl Place {
+    /// Waits for a thread, at the place that was kept.
+    ///
+    /// # Errors
+    /// None that a caller could mend: the queue has this place.
+    pub async fn permit(self) -> Result<Permit> {
+        let shared = self.0.clone();
+        let turn = {
+            let mut state = shared.state();
+            if state.take() { None } else { Some(state.join(None)) }
+        };
+        // In the queue now, or through it.
+        drop(self);
+        match turn {
+            Some(turn) => turn.await.map_err(Error::internal),
+            None => Ok(Permit(Some(shared))),
+        }
     }
+}
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.state().kept -= 1;
+    }
+}
+
+impl Permit {
     /// Does `work` on a thread. The permit goes with it: when the caller goes away, the thread is busy until the work
     /// is done.
     ///
@@ -117,26 +157,38 @@ impl Shared {
 }
 
 impl State {
-    /// A place at the end of the line of `from`; `None` when there is none.
-    fn join(&mut self, from: Option<IpAddr>, queue: usize) -> Option<oneshot::Receiver<Permit>> {
+    /// A free thread, if there is one.
+    fn take(&mut self) -> bool {
+        let free = self.free > 0;
+        self.free -= usize::from(free);
+        free
+    }
+
+    /// Room for one more of `from` where `queue` have a place; `None` when there is none.
+    fn make_room(&mut self, from: Option<IpAddr>, queue: usize) -> Option<()> {
         // Who went away leaves its place.
         self.lines.iter_mut().for_each(|line| line.waiting.retain(|turn| !turn.is_closed()));
         self.lines.retain(|line| !line.waiting.is_empty());
-        let own = self.lines.iter().position(|line| line.from == from);
-        if self.lines.iter().map(|line| line.waiting.len()).sum::<usize>() >= queue {
-            let ours = own.map_or(0, |at| self.lines[at].waiting.len());
-            let longest = self.lines.iter_mut().max_by_key(|line| line.waiting.len())?;
-            if longest.waiting.len() <= ours + 1 {
-                return None;
-            }
-            longest.waiting.pop_back();
+        if self.kept + self.lines.iter().map(|line| line.waiting.len()).sum::<usize>() < queue {
+            return Some(());
         }
+        let ours = self.lines.iter().find(|line| line.from == from).map_or(0, |line| line.waiting.len());
+        let others = self.lines.iter_mut().filter(|line| line.from.is_some());
+        let longest = others.max_by_key(|line| line.waiting.len())?;
+        if longest.waiting.len() <= ours + 1 {
+            return None;
+        }
+        longest.waiting.pop_back().map(drop)
+    }
+
+    /// Waits at the end of the line of `from`.
+    fn join(&mut self, from: Option<IpAddr>) -> oneshot::Receiver<Permit> {
         let (turn, receiver) = oneshot::channel();
-        match own {
-            Some(at) => self.lines[at].waiting.push_back(turn),
+        match self.lines.iter_mut().find(|line| line.from == from) {
+            Some(own) => own.waiting.push_back(turn),
             None => self.lines.push_back(Line { from, waiting: [turn].into() }),
         }
-        Some(receiver)
+        receiver
     }
 
     /// Whose turn it is; its line goes to the end.
@@ -209,7 +261,7 @@ mod tests {
         last.replace(wait(&pool, from).unwrap());
         drop(next.as_mut().now_or_never().unwrap().unwrap());
         drop(last);
-        assert!(pool.permit(Some(from)).await.unwrap().is_reserved());
+        drop(pool.permit(Some(from)).await.unwrap());
         let nobody_waits = Pool::new(1, 0);
         let _held = nobody_waits.permit(None).await.unwrap();
         assert!(wait(&nobody_waits, None).is_err());
@@ -257,6 +309,36 @@ mod tests {
         let failed = pool.permit(None).await.unwrap().run(|| panic!("on purpose")).await;
         assert_eq!(failed.unwrap_err().code, Code::ServerError);
         assert_eq!(pool.permit(None).await.unwrap().run(|| 7).await.unwrap(), 7);
-        assert!(!Permit::default().is_reserved());
+    }
+
+    /// What something will be used up for is refused before, and not between: a place outlasts every flood, and takes no
+    /// thread from others while its work is not there yet.
+    #[tokio::test]
+    async fn a_place_that_is_kept_takes_no_thread_and_is_given_up_to_nobody() {
+        let pool = Pool::new(1, 2);
+        let places = [pool.place().unwrap(), pool.place().unwrap(), pool.place().unwrap()];
+        assert_eq!(pool.place().unwrap_err().code, Code::TemporarilyUnavailable);
+        let held = pool.permit(Some(address("192.0.2.1"))).await.unwrap();
+        assert!(wait(&pool, address("192.0.2.1")).is_err() && wait(&pool, None).is_err());
+        let mut turns = places.map(|place| place.permit().boxed());
+        assert!(turns.iter_mut().all(|turn| is_served(turn).is_none()));
+        assert!(wait(&pool, address("198.51.100.7")).is_err() && pool.place().is_err());
+        drop(held);
+        for turn in &mut turns {
+            drop(is_served(turn).unwrap().unwrap());
+        }
+        // One that was not needed, and one whose owner goes away while it waits.
+        drop(pool.place().unwrap());
+        let held = pool.permit(None).await.unwrap();
+        for _ in 0..4 {
+            let mut turn = pool.place().unwrap().permit().boxed();
+            assert!(is_served(&mut turn).is_none());
+        }
+        let kept = [pool.place().unwrap(), pool.place().unwrap()];
+        assert!(pool.place().is_err());
+        drop((held, kept));
+        assert_eq!(pool.waiting(), 0);
+        let state = pool.0.state();
+        assert_eq!((state.free, state.kept), (1, 0));
     }
 }

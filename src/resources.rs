@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Invalid, check_identifier, check_lifetime, check_text};
+use crate::claims;
+use crate::config::Issuer;
 use crate::store::resources::{self, ResourceRow};
 use crate::store::{Conn, StoreError, from_row};
-use crate::wire::{Algorithm, ManagedBy, Scope, TokenFormat};
+use crate::wire::{Algorithm, ManagedBy, Scope, TokenFormat, USERINFO_PATH};
 
 /// What a resource asks of its tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,8 @@ pub struct Resource {
     pub scopes: BTreeMap<String, String>,
     /// Who made it.
     pub managed_by: ManagedBy,
+    /// One of the server's own: it takes tokens of any form, and no file or administrator defines it.
+    pub built_in: bool,
 }
 
 impl Resource {
@@ -72,6 +76,7 @@ impl Resource {
             settings: from_row(&row.settings)?,
             scopes,
             managed_by: row.managed_by.parse().map_err(serde::de::Error::custom)?,
+            built_in: false,
         })
     }
 }
@@ -104,12 +109,33 @@ impl Catalog {
                     continue;
                 }
             };
-            for scope in resource.scopes.keys() {
-                catalog.by_scope.insert(scope.clone(), resource.clone());
-            }
-            catalog.by_identifier.insert(row.identifier, resource);
+            catalog = catalog.with(resource);
         }
         Ok(catalog)
+    }
+
+    /// With one more, which owns its scopes from now on.
+    #[must_use]
+    pub fn with(mut self, resource: Arc<Resource>) -> Self {
+        for scope in resource.scopes.keys() {
+            self.by_scope.insert(scope.clone(), resource.clone());
+        }
+        self.by_identifier.insert(resource.identifier.clone(), resource);
+        self
+    }
+
+    /// With the server's own: the userinfo endpoint of `issuer`, which owns the OpenID scopes (mechanisms.md,
+    /// decision 4).
+    #[must_use]
+    pub fn with_built_in(self, issuer: &Issuer) -> Self {
+        let userinfo = Arc::new(Resource {
+            identifier: issuer.endpoint(USERINFO_PATH),
+            settings: ResourceSettings::default(),
+            scopes: claims::SCOPES.iter().map(|(name, words)| ((*name).to_owned(), (*words).to_owned())).collect(),
+            managed_by: ManagedBy::System,
+            built_in: true,
+        });
+        self.with(userinfo)
     }
 
     /// The resource with this identifier.

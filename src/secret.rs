@@ -3,6 +3,8 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A text that must not be seen: a client secret, a master key, a database password.
@@ -41,6 +43,8 @@ pub enum Prefix {
     ClientSecret,
     /// An opaque access token.
     AccessToken,
+    /// An authorization code.
+    Code,
 }
 
 impl Prefix {
@@ -49,6 +53,7 @@ impl Prefix {
         match self {
             Self::ClientSecret => "sws_",
             Self::AccessToken => "swa_",
+            Self::Code => "swc_",
         }
     }
 
@@ -125,6 +130,19 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
+/// The same as text: base64url.
+///
+/// # Errors
+/// When the system gives none.
+pub fn random_text<const N: usize>() -> Result<String, NoRandomness> {
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(random::<N>()?))
+}
+
+/// The code challenge of a code verifier, by S256 (RFC 7636 §4.2).
+pub fn code_challenge(verifier: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(sha256(verifier.as_bytes()))
+}
+
 /// An internal id: 16 random bytes.
 pub type Id = [u8; 16];
 
@@ -153,6 +171,12 @@ mod tests {
             let changed = String::from_utf8(bytes).unwrap();
             assert!(!Prefix::AccessToken.matches(&changed), "{at}");
         }
+    }
+
+    #[test]
+    fn rfc7636_appendix_b() {
+        let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        assert_eq!(code_challenge(verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 
     #[test]

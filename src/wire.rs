@@ -46,8 +46,48 @@ pub struct UnknownWord;
 vocabulary! {
     /// Grants (RFC 6749 §4) that the token endpoint knows.
     pub enum GrantType {
+        /// RFC 6749 §4.1, with PKCE (RFC 7636).
+        AuthorizationCode = "authorization_code",
+        /// RFC 6749 §6.
+        RefreshToken = "refresh_token",
         /// RFC 6749 §4.4.
         ClientCredentials = "client_credentials",
+    }
+}
+
+vocabulary! {
+    /// How an authorization response comes back (OAuth 2.0 Multiple Response Types §2.1, Form Post Response Mode).
+    pub enum ResponseMode {
+        /// In the query of the redirect URI: the default.
+        Query = "query",
+        /// In its fragment.
+        Fragment = "fragment",
+        /// As a form that the browser posts.
+        FormPost = "form_post",
+    }
+}
+
+vocabulary! {
+    /// What a client asks to happen at sign-in (OpenID Connect Core §3.1.2.1).
+    pub enum Prompt {
+        /// Nothing is shown.
+        None = "none",
+        /// The person proves who they are again.
+        Login = "login",
+        /// The person is asked again.
+        Consent = "consent",
+        /// The person chooses an account.
+        SelectAccount = "select_account",
+    }
+}
+
+vocabulary! {
+    /// What kind of application a client is (OpenID Connect Registration §2): which redirect URIs it may have.
+    pub enum ApplicationType {
+        /// On a web server: https redirect URIs.
+        Web = "web",
+        /// On a person's device: loopback, private-use schemes, or claimed https (RFC 8252 §7).
+        Native = "native",
     }
 }
 
@@ -123,8 +163,22 @@ vocabulary! {
         Apply = "apply",
         /// An administrator, by the UI or the REST API.
         Admin = "admin",
+        /// The client itself (RFC 7591): nobody has vouched for it.
+        Registration = "registration",
         /// The server itself.
         System = "system",
+    }
+}
+
+vocabulary! {
+    /// Which grants end with the sign-in that they came of.
+    pub enum EndGrants {
+        /// Those that do not work while the person is away: without `offline_access`.
+        Online = "online",
+        /// All of them.
+        All = "all",
+        /// None of them.
+        None = "none",
     }
 }
 
@@ -152,6 +206,17 @@ vocabulary! {
 
 /// Where the token endpoint is, under the issuer.
 pub const TOKEN_PATH: &str = "/oauth2/token";
+/// Where the authorization endpoint is, under the issuer.
+pub const AUTHORIZATION_PATH: &str = "/oauth2/authorize";
+/// Where the userinfo endpoint is, under the issuer. With the issuer before it, the identifier of the resource that
+/// owns the OpenID scopes.
+pub const USERINFO_PATH: &str = "/userinfo";
+/// Where signing out at a client's request is, under the issuer.
+pub const LOGOUT_PATH: &str = "/logout";
+/// Where people sign in, under the issuer.
+pub const LOGIN_PATH: &str = "/login";
+/// Where people are asked, under the issuer.
+pub const CONSENT_PATH: &str = "/consent";
 
 /// A set of scope tokens (RFC 6749 §3.3), kept sorted so that equal sets are equal texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -207,6 +272,13 @@ impl FromStr for Scope {
             .map(|token| if Self::is_token(token) { Ok(token.to_owned()) } else { Err(InvalidScope) })
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+}
+
+impl<'t> FromIterator<&'t str> for Scope {
+    /// Of tokens that are in scopes already.
+    fn from_iter<T: IntoIterator<Item = &'t str>>(tokens: T) -> Self {
+        Self(tokens.into_iter().map(str::to_owned).collect())
     }
 }
 

@@ -5,6 +5,8 @@
 #   crash    kill -9 under load, on both engines, several databases at once: nothing acknowledged is lost
 #   replay   one client assertion presented many times at once: one winner
 #   revoke   revoked on one node, refused on the other from the moment of the 200
+#   race     one code, or one refresh token, presented many times at once
+#   t21      kill -9 right after a refresh token was revoked or used: it stays so
 #   fuzz     the fuzz targets under libFuzzer, SEALWRIGHT_FUZZ_SECONDS each (300); then bytes on connections.
 #            What it finds and keeps is in target/fuzz. SEALWRIGHT_FUZZ_TARGETS="form jwk" takes only those.
 #   timing   T-48: times of right and wrong secrets, and Welch's t of them; beyond ±4.5 is a leak
@@ -16,9 +18,9 @@ export CARGO_TERM_COLOR=never
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $CARGO_TARGET_DIR == /* ]] || CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
 
-declare -A rounds=([crash]=200 [replay]=200 [revoke]=1000 [fuzz]=1000000 [timing]=100000)
+declare -A rounds=([crash]=200 [replay]=200 [revoke]=1000 [race]=500 [t21]=500 [fuzz]=1000000 [timing]=100000)
 parts=("$@")
-((${#parts[@]})) || parts=(crash replay revoke fuzz timing)
+((${#parts[@]})) || parts=(crash replay revoke race t21 fuzz timing)
 for part in "${parts[@]}"; do
     [[ ${rounds[$part]:-} ]] || { echo "No part '$part'; there are: ${!rounds[*]}" >&2; exit 2; }
 done

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests of a change: format, lints, the Rust tests on SQLite and PostgreSQL, and real peers (Authlib, Envoy, nginx).
+# All tests of a change: format, lints, the Rust tests on SQLite and PostgreSQL, real peers (Authlib, openid-client,
+# Envoy, nginx), and a real browser (Chromium).
 # Needs Rust and, on Debian, nothing else: what is missing is installed. A part that cannot be had has failed; nothing
 # is skipped. The last line is the total; what each part printed stays in target/test-logs.
 set -euo pipefail
@@ -12,10 +13,11 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 
 logs=$CARGO_TARGET_DIR/test-logs
 tools=$CARGO_TARGET_DIR/test-tools
+node=$tools/node
 rm -rf "$logs"
 mkdir -p "$logs"
 TMPDIR=$(mktemp -d -p "$(roomy_memory || echo "${TMPDIR:-/tmp}")")
-export TMPDIR SEALWRIGHT_TEST_LOGS=$logs
+export TMPDIR SEALWRIGHT_TEST_LOGS=$logs SEALWRIGHT_TEST_NODE=$node
 started_postgres=
 
 cleanup() {
@@ -66,6 +68,10 @@ install() {
     need nginx nginx-light
     need '/usr/*/nginx/modules/ngx_http_js_module.so' libnginx-mod-http-js
     need python3 python3
+    need node nodejs
+    need npm npm
+    need chromium chromium
+    need chromedriver chromium-driver
     python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
     install_needed
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
@@ -75,6 +81,12 @@ install() {
         python3 -m venv --clear "$tools"
         "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/interop/requirements.txt
         cp tests/interop/requirements.txt "$tools/"
+    fi
+    if ! cmp -s tests/interop/package-lock.json "$node/installed.json"; then
+        mkdir -p "$node"
+        cp tests/interop/package.json tests/interop/package-lock.json "$node/"
+        npm ci --prefix "$node" --no-audit --no-fund --ignore-scripts --silent
+        cp tests/interop/package-lock.json "$node/installed.json"
     fi
 }
 
@@ -86,6 +98,13 @@ postgres() {
 
 interop() {
     SEALWRIGHT=$CARGO_TARGET_DIR/debug/sealwright timeout 600 "$tools/bin/python" "tests/interop/$1.py"
+}
+
+# Chromium with the production headers; what it saw is in target/screenshots.
+browser() {
+    rm -rf "$CARGO_TARGET_DIR/screenshots"
+    SEALWRIGHT=$CARGO_TARGET_DIR/debug/sealwright SEALWRIGHT_TEST_SCREENSHOTS=$CARGO_TARGET_DIR/screenshots \
+        timeout 900 "$tools/bin/python" tests/browser/people.py
 }
 
 part install install
@@ -101,8 +120,11 @@ part test timeout 3600 cargo test --locked --no-fail-fast
 # Without the features that test dependencies switch on in shared ones: this is the binary that people get.
 part build cargo build --locked
 part authlib interop authlib_client
+part authliblogin interop authlib_login
+part openidclient interop openid_client
 part envoy interop envoy_gateway
 part nginx interop nginx_gateway
+part browser browser
 
 echo
 if ((${#broken[@]})); then echo "Failed: ${broken[*]} (see $logs)"; fi

@@ -18,6 +18,7 @@ use crate::audit::Audit;
 use crate::clients::replay::Replay;
 use crate::clients::secret::SecretHasher;
 use crate::clients::{Registry, RemoteKeys};
+use crate::clock::{Micros, SECOND};
 use crate::config::{Config, Problem, open_files};
 use crate::cx::Services;
 use crate::http::Limits;
@@ -26,14 +27,15 @@ use crate::http::listen::{self, ListenError, Server};
 use crate::http::tls::{Acceptor, TlsError};
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
-use crate::keys::Keys;
+use crate::keys::{Keys, MacKeys};
+use crate::look::Look;
 use crate::metrics::Metrics;
 use crate::nodes::{self, Node};
 use crate::oauth::{self, OAuth, Published};
 use crate::outbound::{Outbound, OutboundError};
 use crate::password::{HashSettings, PasswordHasher};
 use crate::store::StoreError;
-use crate::{error, jobs};
+use crate::{account, error, jobs, oidc, pages, session};
 
 pub use management::Health;
 pub use open::{Opened, open};
@@ -80,6 +82,9 @@ pub enum StartError {
     /// The outgoing client.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// The branding of pages.
+    #[error("{0}")]
+    Look(String),
     /// Anything else.
     #[error("{0:?}")]
     Internal(error::Error),
@@ -122,7 +127,8 @@ impl App {
         let https = listen::bind("tls.listen", config.tls_listen()).await?;
         let management = listen::bind("management.listen", &config.management.listen).await?;
 
-        let services = Arc::new(services(config, opened, metrics.clone())?);
+        let mac = MacKeys::load(&opened.db, &opened.master).await?;
+        let services = Arc::new(services(config, opened, mac, metrics.clone())?);
         nodes::lock(&services).await?;
         for made in services.keys.ensure(&services.db, &config.keys).await? {
             tracing::info!(algorithm = %made.value, "made a signing key");
@@ -161,6 +167,14 @@ impl App {
             max_body: config.http.max_body_bytes,
             published,
         }));
+        // The session layer is on people's routes only.
+        let people = oauth::authorize::routes(services.clone())
+            .merge(account::routes(services.clone()))
+            .merge(oidc::people_routes(services.clone()))
+            .layer(session::layer(&services))
+            .layer(axum::middleware::from_fn_with_state(services.clone(), pages::dress));
+        let public =
+            public.merge(oidc::routes(services.clone())).merge(account::assets(services.clone())).merge(people);
         let public = Edge::new(settings.clone(), metrics.clone())?.wrap(public);
         let quiet = EdgeSettings { log_requests: false, https: false, ..settings };
         let private = Edge::new(quiet, metrics.clone())?.wrap(management::routes(services.clone()));
@@ -222,7 +236,7 @@ impl App {
     }
 }
 
-fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Services, StartError> {
+fn services(config: &Config, opened: Opened, mac: MacKeys, metrics: Arc<Metrics>) -> Result<Services, StartError> {
     let Opened { db, clock, master, .. } = opened;
     let outbound = Outbound::new(&config.outbound)?;
     let passwords = PasswordHasher::new(hash_settings(config))?;
@@ -230,7 +244,15 @@ fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Se
         issuer: config.issuer.clone().ok_or(StartError::NoIssuer)?,
         metrics,
         keys: Keys::new(master),
+        mac,
+        sessions: session::Settings {
+            idle: micros(config.sessions.idle_seconds),
+            absolute: micros(config.sessions.absolute_seconds),
+            end_grants: config.sessions.end_grants,
+        },
+        look: Look::new(config).map_err(StartError::Look)?,
         resources: ArcSwap::default(),
+        claim_mappers: ArcSwap::default(),
         clients: Registry::new(db.clone()),
         remote_keys: RemoteKeys::new(outbound, seconds(config.outbound.jwks_refresh_seconds)),
         hasher: SecretHasher::new(passwords.clone())?,
@@ -240,7 +262,7 @@ fn services(config: &Config, opened: Opened, metrics: Arc<Metrics>) -> Result<Se
         known_tokens: KnownTokens::default(),
         audit: Audit::default(),
         node: Node::new(clock.clone()).map_err(error::Error::from)?,
-        access_token_lifetime: config.tokens.access_token_lifetime_seconds,
+        tokens: config.tokens.clone(),
         db,
         clock,
     })
@@ -254,6 +276,10 @@ pub fn hash_settings(config: &Config) -> HashSettings {
         concurrency: config.argon2_concurrency(),
         queue: config.secrets.argon2_queue,
     }
+}
+
+fn micros(seconds: u32) -> Micros {
+    Micros::from(seconds) * SECOND
 }
 
 fn seconds(seconds: u32) -> Duration {

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::claims as own_claims;
 use super::credentials::{self, SECRETS};
 use super::file::{ApplyFile, ClientSpec, ResourceSpec};
 use super::state::{State, StoredClient};
-use super::{Options, Problem};
+use super::{Options, Problem, users};
 use crate::checks::check_text;
+use crate::claims;
 use crate::clients::metadata::check_client_id;
-use crate::wire::{AuthMethod, ManagedBy, Scope};
+use crate::wire::{AuthMethod, GrantType, ManagedBy, Scope, USERINFO_PATH};
 
 /// What there will be once the file is applied.
 pub(super) struct After {
@@ -22,7 +24,8 @@ impl After {
     /// The resources that own the tokens of `scope`, each once, in order.
     pub(super) fn owners_of(&self, scope: &Scope) -> Vec<String> {
         let owners: BTreeSet<&String> = scope.iter().filter_map(|token| self.owners.get(token)).collect();
-        owners.into_iter().cloned().collect()
+        // The server's own are for every client that has a scope of theirs.
+        owners.into_iter().filter(|owner| self.resources.contains(*owner)).cloned().collect()
     }
 }
 
@@ -45,30 +48,38 @@ pub(super) fn all(file: &ApplyFile, before: &State, options: &Options<'_>) -> Re
             found.add(&object, field, text);
         }
     }
+    for (username, field, text) in users::problems(&file.user, options.min_password_length) {
+        found.add(&named("user", &username), field, text);
+    }
     for stored in before.clients.values() {
         let gone = options.prune && stored.is_applied();
         if !gone && !seen.contains(stored.row.client_id.as_str()) {
             bystander(stored, before, &after, &mut found);
         }
     }
+    let staying = before.clients.values().filter(|stored| !(options.prune && stored.is_applied()));
+    let clients = staying.map(|stored| stored.row.client_id.as_str()).chain(seen).collect();
+    own_claims::check(file, &after, &clients, &mut found);
     if found.0.is_empty() { Ok(after) } else { Err(found.0) }
 }
 
-struct Found(Vec<Problem>);
+pub(super) struct Found(Vec<Problem>);
 
 impl Found {
-    fn add(&mut self, object: &str, field: &str, text: impl Into<String>) {
+    pub(super) fn add(&mut self, object: &str, field: &str, text: impl Into<String>) {
         self.0.push(Problem { object: object.to_owned(), field: field.to_owned(), text: text.into() });
     }
 }
 
-fn named(kind: &str, id: &str) -> String {
+pub(super) fn named(kind: &str, id: &str) -> String {
     format!("{kind} {id:?}")
 }
 
 fn resources(file: &ApplyFile, before: &State, options: &Options<'_>, found: &mut Found) -> After {
     let named_here: HashSet<&str> = file.resource.iter().map(|spec| spec.identifier.as_str()).collect();
-    let mut after = After { resources: BTreeSet::new(), owners: BTreeMap::new() };
+    let userinfo = format!("{}{USERINFO_PATH}", options.issuer.trim_end_matches('/'));
+    let own = claims::SCOPES.iter().map(|(scope, _)| ((*scope).to_owned(), userinfo.clone()));
+    let mut after = After { resources: BTreeSet::new(), owners: own.collect() };
     for stored in before.resources.iter() {
         let gone = options.prune && stored.managed_by == ManagedBy::Apply;
         if !gone && !named_here.contains(stored.identifier.as_str()) {
@@ -144,11 +155,25 @@ fn client(spec: &ClientSpec, after: &After, options: &Options<'_>, found: &mut F
                 let text = format!("no resource has the scope {token:?}, in the file or in the database");
                 found.add(&object, "scope", text);
             }
-            Some(owner) if !metadata.resources.is_empty() && !metadata.resources.contains(owner) => {
+            Some(owner)
+                if !metadata.resources.is_empty()
+                    && after.resources.contains(owner)
+                    && !metadata.resources.contains(owner) =>
+            {
                 let text = format!("{token:?} belongs to {owner:?}, which is not among the client's resources");
                 found.add(&object, "scope", text);
             }
             Some(_) => {}
+        }
+    }
+    let signed = [
+        ("id_token_signed_response_alg", Some(metadata.id_token_signed_response_alg)),
+        ("userinfo_signed_response_alg", metadata.userinfo_signed_response_alg),
+    ];
+    for (field, algorithm) in signed {
+        let needed = metadata.grant_types.contains(&GrantType::AuthorizationCode);
+        if let Some(algorithm) = algorithm.filter(|algorithm| needed && !options.algorithms.contains(algorithm)) {
+            found.add(&object, field, format!("{algorithm} is not among the configured keys.algorithms"));
         }
     }
     // What is set and does nothing is a mistake of whoever set it.

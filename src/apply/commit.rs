@@ -1,25 +1,25 @@
 //! Doing what a plan says: all of it or nothing.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::credentials::{Addition, Material};
 use super::plan::{Change, Plan, Work};
+use super::users::{PasswordWork, UserWork};
 use super::{Failed, state};
-use crate::audit::{self, Actor, Event};
+use crate::audit::{self, Action, Actor, Event};
 use crate::clients::secret::digest_to_text;
-use crate::clock::{Micros, SECOND};
+use crate::issue::LONGEST_LIFETIME;
 use crate::nodes::LEASE_BOUND;
 use crate::password::PasswordHasher;
 use crate::secret::{Id, Prefix, Secret, random};
+use crate::session;
 use crate::store::clients::NewCredential;
-use crate::store::{Db, StoreError, Tx, clients, resources, revocations};
+use crate::store::{Db, StoreError, Tx, claim_mappers, clients, resources, revocations, users};
 use crate::wire::CredentialKind;
 
 /// A file of many thousand objects takes its time.
 const LONGEST_COMMIT: Duration = Duration::from_mins(1);
-/// No token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
-const LONGEST_LIFETIME: Micros = 86_400 * SECOND;
 
 /// What was done.
 #[derive(Debug)]
@@ -51,13 +51,20 @@ pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Resu
     if plan.is_empty() {
         return Ok(Applied { generated: Vec::new(), seq: None });
     }
+    // Secrets are shown in the order of the file.
+    let places: HashMap<String, usize> =
+        plan.changes.iter().enumerate().map(|(at, change)| (change.id.clone(), at)).collect();
     // In one order, whatever the file's: of two commands at once, the second waits for the first and then finds out
     // that it has changed something; in two orders, each could wait for the other.
     plan.changes.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
     // Hashing takes its time, and SQLite's writer has none.
     let mut generated = Vec::new();
     let mut credentials = VecDeque::new();
+    let mut people = VecDeque::new();
     for change in &plan.changes {
+        if let Work::SaveUser(work) = &change.work {
+            people.push_back(hashed(work, passwords).await?);
+        }
         if let Work::SaveClient { credentials: work, .. } = &change.work {
             for addition in &work.add {
                 let (row, made) = prepare(addition, passwords).await?;
@@ -71,9 +78,12 @@ pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Resu
             }
         }
     }
+    generated.sort_by_key(|made| places.get(&made.client_id));
     let Plan { changes, head } = plan;
     let done = db
-        .write_within(LONGEST_COMMIT, move |tx| Box::pin(async move { run(tx, &changes, head, credentials).await }))
+        .write_within(LONGEST_COMMIT, move |tx| {
+            Box::pin(async move { run(tx, &changes, head, New { credentials, people }).await })
+        })
         .await;
     match done {
         Ok(done) => Ok(Applied { generated, seq: done.seq }),
@@ -85,7 +95,7 @@ pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Resu
 
 fn changed() -> StoreError {
     StoreError::Unfit(
-        "clients or resources have changed since they were compared; nothing was applied, run it again".into(),
+        "clients, resources or claims have changed since they were compared; nothing was applied, run it again".into(),
     )
 }
 
@@ -115,7 +125,13 @@ async fn prepare(addition: &Addition, passwords: &PasswordHasher) -> Result<(New
     Ok((row, made))
 }
 
-async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCredential>) -> Result<(), StoreError> {
+/// What was prepared before the transaction, in the order of the changes that need it.
+struct New {
+    credentials: VecDeque<NewCredential>,
+    people: VecDeque<Option<String>>,
+}
+
+async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result<(), StoreError> {
     // A scope can move between resources only when the old owner has let go of it.
     for change in changes {
         match &change.work {
@@ -133,13 +149,28 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
             Work::RemoveResource => record(tx, id, Event::ResourceRemoved).await?,
             Work::RemoveClient => {
                 clients::delete(tx, id).await?;
+                claim_mappers::delete_of_client(tx, id).await?;
                 revoke_tokens(tx, id).await?;
                 record(tx, id, Event::ClientRemoved).await?;
+            }
+            Work::SaveClaim { row } => {
+                claim_mappers::save(tx, row).await?;
+                record(tx, id, Event::ClaimSaved { action, fields: change.fields.clone() }).await?;
+            }
+            Work::RemoveClaim { row } => {
+                claim_mappers::delete(tx, row).await?;
+                record(tx, id, Event::ClaimRemoved).await?;
             }
             Work::SaveResource { row, scopes } => {
                 resources::save(tx, row).await?;
                 resources::add_scopes(tx, id, scopes).await?;
                 record(tx, id, Event::ResourceSaved { action, fields: change.fields.clone() }).await?;
+            }
+            Work::SaveUser(work) => save_user(tx, &actor, change, work, new.people.pop_front().flatten()).await?,
+            Work::RemoveUser { sub } => {
+                session::end_all(tx, &actor, sub).await?;
+                users::delete(tx, sub).await?;
+                record(tx, sub, Event::UserRemoved).await?;
             }
             Work::SaveClient { row, origins, credentials } => {
                 clients::save(tx, row, origins).await?;
@@ -156,7 +187,7 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
                 for (credential, expires_at) in &credentials.expire {
                     clients::set_expiry(tx, id, credential, *expires_at).await?;
                 }
-                for row in new.drain(..credentials.add.len().min(new.len())) {
+                for row in new.credentials.drain(..credentials.add.len().min(new.credentials.len())) {
                     clients::add_credential(tx, id, &row).await?;
                     let kind = row.kind.to_owned();
                     record(tx, id, Event::CredentialAdded { label: row.label, kind }).await?;
@@ -166,6 +197,42 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: VecDeque<NewCr
     }
     // PostgreSQL commits in parallel: only under the feed's lock is it sure that nobody else's change comes between.
     if state::is_as_of(tx, head).await? { Ok(()) } else { Err(changed()) }
+}
+
+/// The hash of the password that a person gets.
+async fn hashed(work: &UserWork, passwords: &PasswordHasher) -> Result<Option<String>, Failed> {
+    Ok(match &work.password {
+        PasswordWork::Keep => None,
+        PasswordWork::Set(password) => Some(passwords.hash(password, None).await?),
+        PasswordWork::SetHash(hash) => Some(hash.expose().to_owned()),
+    })
+}
+
+async fn save_user(
+    tx: &mut Tx,
+    actor: &Actor,
+    change: &Change,
+    work: &UserWork,
+    password: Option<String>,
+) -> Result<(), StoreError> {
+    let mut row = work.row.clone();
+    let fields = change.fields.iter().map(|field| field.field.clone()).collect();
+    let saved = Event::UserSaved { action: change.action, fields };
+    if change.action == Action::Create {
+        row.sub = crate::users::new_sub().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+        row.password = password;
+        users::add(tx, &row).await?;
+        return audit::record(tx, actor, &row.sub, &saved).await;
+    }
+    users::save(tx, &row).await?;
+    audit::record(tx, actor, &row.sub, &saved).await?;
+    if let Some(password) = password {
+        crate::users::set_password(tx, actor, &row.sub, &password).await?;
+    }
+    if work.disables {
+        session::end_all(tx, actor, &row.sub).await?;
+    }
+    Ok(())
 }
 
 /// Kills every token that the client holds, and those that nodes mint until they have heard of it, which their lease

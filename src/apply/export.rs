@@ -6,21 +6,40 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::claims::ClaimSpec;
 use super::credentials::DEFAULT;
 use super::file::rfc3339;
 use super::state::{State, StoredClient};
 use crate::clients::ClientMetadata;
 use crate::resources::ResourceSettings;
 use crate::store::{Conn, StoreError};
+use crate::users::{Profile, User, is_standard};
 use crate::wire::CredentialKind;
 
-/// All resources and clients, in the shape of an `apply` file.
+/// All resources, clients and claims, in the shape of an `apply` file.
 #[derive(Debug, Serialize)]
 pub struct Export {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     resource: Vec<ResourceOut>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     client: Vec<ClientOut>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    user: Vec<UserOut>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    claim: Vec<ClaimSpec>,
+}
+
+#[derive(Debug, Serialize)]
+struct UserOut {
+    username: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    disabled: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(flatten)]
+    standard: serde_json::Map<String, Value>,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    claims: serde_json::Map<String, Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,8 +88,16 @@ pub async fn export(conn: &mut Conn) -> Result<Export, StoreError> {
         scopes: stored.scopes.clone(),
     });
     let resource = resource.collect();
+    let user = state.users.values().map(User::from_row).map(|user| {
+        user.map(|User { username, disabled, profile: Profile { groups, claims }, .. }| {
+            let (standard, claims) = claims.into_iter().partition(|(name, _)| is_standard(name));
+            UserOut { username, disabled, groups, standard, claims }
+        })
+    });
+    let user = user.collect::<Result<_, _>>()?;
     let client = state.clients.into_values().map(client).collect::<Result<_, _>>()?;
-    Ok(Export { resource, client })
+    let claim = state.mappers.into_iter().map(ClaimSpec::of).collect();
+    Ok(Export { resource, client, user, claim })
 }
 
 fn client(stored: StoredClient) -> Result<ClientOut, StoreError> {

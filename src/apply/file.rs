@@ -6,14 +6,17 @@ use std::path::Path;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::claims::ClaimSpec;
 use super::fields::{Own, put, split};
 use crate::clients::ClientMetadata;
 use crate::clock::Micros;
 use crate::resources::ResourceSettings;
 use crate::secret::Secret;
+use crate::users::Profile;
 
 /// What is to be. Later kinds get a list each.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -23,6 +26,42 @@ pub struct ApplyFile {
     pub resource: Vec<ResourceSpec>,
     /// Clients, as `[[client]]`.
     pub client: Vec<ClientSpec>,
+    /// Claims of people beyond the standard ones, as `[[claim]]`.
+    pub claim: Vec<ClaimSpec>,
+    /// People, as `[[user]]`.
+    pub user: Vec<UserSpec>,
+}
+
+/// A person, whole: claims and groups that are not here are taken away. Only the password stays when none is named.
+#[derive(Debug, serde::Deserialize)]
+pub struct UserSpec {
+    /// What they sign in by; it is how they are found again, whatever its case.
+    pub username: String,
+    /// Whether they are switched off.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Their password. Left out, the one they have stays; a new person cannot sign in until they get one.
+    pub password: Option<Secret>,
+    /// The same, hashed elsewhere by Argon2id: a PHC string.
+    pub password_hash: Option<Secret>,
+    /// The groups that they are in.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Claims of our own.
+    #[serde(default)]
+    pub claims: Map<String, Value>,
+    /// Standard claims (OpenID Connect Core §5.1), under their names; anything else is refused by the checks, so that a
+    /// mistyped `password` becomes no claim.
+    #[serde(flatten)]
+    pub standard: Map<String, Value>,
+}
+
+impl UserSpec {
+    /// What is known of them.
+    pub fn profile(&self) -> Profile {
+        let claims = self.claims.clone().into_iter().chain(self.standard.clone());
+        Profile { groups: self.groups.clone(), claims: claims.collect() }
+    }
 }
 
 /// A resource, whole: scopes that it does not list are taken away.

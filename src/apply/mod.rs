@@ -4,6 +4,7 @@
 //! second time changes nothing.
 
 mod check;
+mod claims;
 mod commit;
 mod credentials;
 mod export;
@@ -13,15 +14,17 @@ mod plan;
 mod state;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::fmt;
 
 use crate::store::StoreError;
 use crate::wire::Algorithm;
 
+pub use claims::ClaimSpec;
 pub use commit::{Applied, Generated, commit};
 pub use export::{Export, export};
-pub use file::{ApplyFile, ClientSpec, FileError, Format, ResourceSpec, SecretSpec, parse};
+pub use file::{ApplyFile, ClientSpec, FileError, Format, ResourceSpec, SecretSpec, UserSpec, parse};
 pub use plan::{Change, Kind, Plan, plan};
 
 /// What the checks of a file need to know of the configuration.
@@ -33,6 +36,8 @@ pub struct Options<'a> {
     pub max_lifetime: u32,
     /// The configured signing algorithms.
     pub algorithms: &'a [Algorithm],
+    /// The fewest characters of a password.
+    pub min_password_length: usize,
     /// Whether a `jwks_uri` may be plain http.
     pub allow_http: bool,
     /// The issuer, whose own resources a file cannot define.

@@ -7,16 +7,20 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::check::{self, After};
+use super::claims;
 use super::credentials::{self, CredentialWork};
 use super::file::{ApplyFile, ClientSpec, ResourceSpec};
 use super::state::{State, StoredClient};
+use super::users::{self, UserWork};
 use super::{Failed, Options};
 use crate::audit::{Action, FieldChange};
 use crate::password::PasswordHasher;
 use crate::resources::Resource;
+use crate::store::claim_mappers::MapperRow;
 use crate::store::clients::ClientRow;
 use crate::store::resources::ResourceRow;
 use crate::store::{Db, StoreError};
+use crate::users::username_key;
 use crate::wire::ManagedBy;
 
 /// What a change is about.
@@ -27,6 +31,10 @@ pub enum Kind {
     Resource,
     /// A client; the id is its `client_id`.
     Client,
+    /// A claim; the id is its name, its scope, and its client where it is for one alone.
+    Claim,
+    /// A person; the id is their username.
+    User,
 }
 
 /// What happens to one object.
@@ -51,6 +59,10 @@ pub(super) enum Work {
     RemoveResource,
     SaveClient { row: ClientRow, origins: Vec<String>, credentials: CredentialWork },
     RemoveClient,
+    SaveClaim { row: MapperRow },
+    RemoveClaim { row: MapperRow },
+    SaveUser(UserWork),
+    RemoveUser { sub: String },
 }
 
 /// What applying a file would change, as of one state of the database.
@@ -88,6 +100,8 @@ impl fmt::Display for Change {
         let kind = match self.kind {
             Kind::Resource => "resource",
             Kind::Client => "client",
+            Kind::Claim => "claim",
+            Kind::User => "user",
         };
         writeln!(f, "{sign} {kind} {}", self.id)?;
         for FieldChange { field, old, new } in &self.fields {
@@ -142,14 +156,38 @@ pub async fn plan(
             changes.push(removed(Kind::Client, client_id, Work::RemoveClient));
         }
     }
+    people(file, &before, options, passwords, &mut changes).await?;
+    changes.extend(claims::plan(file, &before, options.prune));
     Ok(Plan { changes, head: before.head })
 }
 
-fn removed(kind: Kind, id: &str, work: Work) -> Change {
+async fn people(
+    file: &ApplyFile,
+    before: &State,
+    options: &Options<'_>,
+    hasher: &PasswordHasher,
+    changes: &mut Vec<Change>,
+) -> Result<(), Failed> {
+    for spec in &file.user {
+        let (work, is_new, fields) = users::diff(spec, before, hasher).await?;
+        let action = action(is_new, &fields);
+        let work = work.map_or(Work::None, Work::SaveUser);
+        changes.push(Change { kind: Kind::User, id: spec.username.trim().to_owned(), action, fields, work });
+    }
+    let named: HashSet<String> = file.user.iter().filter_map(|spec| username_key(&spec.username).ok()).collect();
+    for (key, stored) in before.users.iter().filter(|(key, _)| !named.contains(*key)) {
+        if options.prune && stored.managed_by == ManagedBy::Apply.as_str() {
+            changes.push(removed(Kind::User, key, Work::RemoveUser { sub: stored.sub.clone() }));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn removed(kind: Kind, id: &str, work: Work) -> Change {
     Change { kind, id: id.to_owned(), action: Action::Remove, fields: Vec::new(), work }
 }
 
-fn action(is_new: bool, fields: &[FieldChange]) -> Action {
+pub(super) fn action(is_new: bool, fields: &[FieldChange]) -> Action {
     match (is_new, fields.is_empty()) {
         (true, _) => Action::Create,
         (false, false) => Action::Change,
@@ -224,7 +262,7 @@ async fn client(
 }
 
 /// What somebody else made is the file's from now on, and said so.
-fn taken_over(managed_by: &str) -> Option<FieldChange> {
+pub(super) fn taken_over(managed_by: &str) -> Option<FieldChange> {
     let ours = ManagedBy::Apply.as_str();
     let change = |old: &str| FieldChange {
         field: "managed_by".to_owned(),

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::users;
 use crate::clients::ClientMetadata;
 use crate::resources::Catalog;
+use crate::store::claim_mappers::{self, MapperRow};
 use crate::store::clients::{ClientRow, CredentialRow};
+use crate::store::users::UserRow;
 use crate::store::{Conn, StoreError, Tx, clients, feed, from_row};
 use crate::wire::ManagedBy;
 
@@ -17,6 +20,9 @@ pub(super) struct StoredClient {
 pub(super) struct State {
     pub resources: Catalog,
     pub clients: BTreeMap<String, StoredClient>,
+    pub mappers: Vec<MapperRow>,
+    /// By the username as it is compared.
+    pub users: BTreeMap<String, UserRow>,
     /// The last change of the feed that is in it for sure.
     pub head: i64,
 }
@@ -32,7 +38,8 @@ impl State {
             let metadata = from_row(&row.metadata).map_err(unfit)?;
             known.insert(row.client_id.clone(), StoredClient { row, metadata, credentials });
         }
-        Ok(Self { resources, clients: known, head })
+        let mappers = claim_mappers::list(conn).await?;
+        Ok(Self { resources, clients: known, mappers, users: users::load(conn).await?, head })
     }
 }
 
@@ -43,11 +50,11 @@ impl StoredClient {
     }
 }
 
-/// Whether no client and no resource has changed since `head`. Takes the feed's lock, so that of two plans made at
+/// Whether no client, resource or claim has changed since `head`. Takes the feed's lock, so that of two plans made at
 /// once the second finds out. It comes last: until the commit, everybody else who announces something waits.
 pub(super) async fn is_as_of(tx: &mut Tx, head: i64) -> Result<bool, StoreError> {
     let now = feed::lock(tx).await?;
-    let ours = [feed::Kind::Client.as_str(), feed::Kind::Resource.as_str()];
+    let ours = [feed::Kind::Client, feed::Kind::Resource, feed::Kind::ClaimMapper].map(feed::Kind::as_str);
     let mut seen = head;
     while seen < now {
         let changes = feed::since(tx, seen).await?;

@@ -56,6 +56,7 @@ const OPTIONS: Options<'static> = Options {
     prune: false,
     max_lifetime: 3600,
     algorithms: &[Algorithm::EdDsa, Algorithm::Rs256],
+    min_password_length: 15,
     allow_http: false,
     issuer: "https://id.example.com",
 };
@@ -594,7 +595,7 @@ fn errors_name_the_place_and_the_field() {
         ),
         ("[[resource]]\nscopes = {}", "line 1, column 1: missing field `identifier`"),
         ("[[client]]\nclient_id = \"c\"\ngrant_types = [\"magic\"]", "unknown variant `magic`"),
-        ("[[user]]\nname = \"x\"", "line 1, column 3: unknown field `user`"),
+        ("[[group]]\nname = \"x\"", "line 1, column 3: unknown field `group`"),
         ("[[client]]\nclient_id = \"c\"\njwks = { keys = [], x = 1 }", "line 3, column 21: unknown field `x`"),
         ("[[client]]\nclient_id = ", "line 2, column"),
         (

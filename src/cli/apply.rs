@@ -9,6 +9,7 @@ use super::dev;
 use super::issuer::stdin;
 use super::output::{Failure, give, give_json, say};
 use super::source::Source;
+use super::user::min_length;
 use crate::app;
 use crate::apply::{self, Applied, Change, Format, Generated, Options};
 use crate::audit::Action;
@@ -80,6 +81,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         prune: args.prune,
         max_lifetime: config.tokens.max_access_token_lifetime_seconds,
         algorithms: &config.keys.algorithms,
+        min_password_length: min_length(&config),
         allow_http: config.outbound.allow_http,
         issuer: &issuer,
     };

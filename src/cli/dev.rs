@@ -1,5 +1,7 @@
 //! `--dev`: the configuration, made in memory, and the demo data. Everything is in one folder of the working directory.
 
+mod people;
+
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -19,6 +21,7 @@ use crate::store::clients::{ClientRow, CredentialRow, NewCredential};
 use crate::store::resources::ResourceRow;
 use crate::store::{StoreError, Tx, clients, resources};
 use crate::wire::{CredentialKind, GrantType, ManagedBy};
+use people::{Login, WebClient};
 
 /// Where the data is.
 const FOLDER: &str = "sealwright-dev";
@@ -27,6 +30,7 @@ const RESOURCE: &str = "https://demo.example.com";
 const SCOPES: &[(&str, &str)] = &[("demo:read", "Read the demo data"), ("demo:write", "Change the demo data")];
 const CLIENT: &str = "demo-service";
 const GATEWAY: &str = "demo-gateway";
+const WEB_CLIENT: &str = "demo-web";
 /// The label of the credential that dev.json has the secret of.
 const LABEL: &str = "dev";
 
@@ -41,6 +45,12 @@ pub struct DevFile {
     pub client: Credentials,
     /// A gateway that serves the API and so may introspect its tokens.
     pub gateway: Credentials,
+    /// Somebody who can sign in. Files of earlier releases have none.
+    #[serde(default)]
+    pub user: Option<Login>,
+    /// An application that people sign in to. Files of earlier releases have none.
+    #[serde(default)]
+    pub web_client: Option<WebClient>,
 }
 
 /// By which a client authenticates, with `client_secret_basic`.
@@ -152,7 +162,8 @@ fn read(path: &Path) -> Result<Option<DevFile>, Failure> {
         Failure::failed(format!("{path}: {what}. Remove the file, and `serve --dev` makes a new one with new secrets"))
     };
     let file: DevFile = serde_json::from_str(&text).map_err(|cause| broken(&cause))?;
-    for (name, credentials) in [("client", &file.client), ("gateway", &file.gateway)] {
+    let web_client = file.web_client.as_ref().map(|client| ("web_client", &client.credentials));
+    for (name, credentials) in [("client", &file.client), ("gateway", &file.gateway)].into_iter().chain(web_client) {
         if !Prefix::ClientSecret.matches(credentials.client_secret.expose()) {
             return Err(broken(&format_args!("{name}.client_secret is not one that Sealwright made")));
         }
@@ -178,11 +189,16 @@ pub async fn demo(services: &Services) -> Result<DevFile, Failure> {
     let fresh = |client_id: &str| -> Result<Credentials, NoRandomness> {
         Ok(Credentials { client_id: client_id.to_owned(), client_secret: Prefix::ClientSecret.generate()? })
     };
+    let (kept_user, kept_web) = kept.as_ref().map_or((None, None), |file| (file.user.clone(), file.web_client.clone()));
+    let user = kept_user.map_or_else(Login::generate, Ok)?;
+    let web_client = WebClient::new(kept_web.map_or_else(|| fresh(WEB_CLIENT), |client| Ok(client.credentials))?);
     let file = DevFile {
         issuer: services.issuer.to_string(),
         resource: RESOURCE.to_owned(),
         client: kept.as_ref().map_or_else(|| fresh(CLIENT), |file| Ok(file.client.clone()))?,
         gateway: kept.as_ref().map_or_else(|| fresh(GATEWAY), |file| Ok(file.gateway.clone()))?,
+        user: Some(user.clone()),
+        web_client: Some(web_client.clone()),
     };
     let of_client = ClientMetadata {
         client_name: Some("Demo service".to_owned()),
@@ -199,7 +215,11 @@ pub async fn demo(services: &Services) -> Result<DevFile, Failure> {
     };
     let settings = ResourceSettings { name: Some("Demo API".to_owned()), ..ResourceSettings::default() };
     let settings = serde_json::to_string(&settings)?;
-    let wanted = [Wanted::new(&file.client, &of_client)?, Wanted::new(&file.gateway, &of_gateway)?];
+    let wanted = [
+        Wanted::new(&file.client, &of_client)?,
+        Wanted::new(&file.gateway, &of_gateway)?,
+        Wanted::new(&web_client.credentials, &web_client.metadata()?)?,
+    ];
     let saved = services.db.write(move |tx| {
         Box::pin(async move {
             resource(tx, settings).await?;
@@ -212,6 +232,7 @@ pub async fn demo(services: &Services) -> Result<DevFile, Failure> {
     if let Some(seq) = saved.await?.seq {
         nodes::acted_on(services, seq).await?;
     }
+    user.save(services).await?;
     // After the database: a secret in the file always works.
     write(&path, &file).map_err(|cause| Failure::failed(format!("cannot write {}: {cause}", path.display())))?;
     Ok(file)
@@ -278,13 +299,20 @@ impl Wanted {
 impl DevFile {
     /// Lines to paste into a shell: get a token, have it described, take it back. `program` is how we were called.
     pub fn lines(&self, program: &str) -> String {
-        let Self { issuer, client, gateway, .. } = self;
+        let Self { issuer, client, gateway, user: demo, .. } = self;
         let user = |who: &Credentials| format!("-u {}:{}", who.client_id, who.client_secret.expose());
         let (client, gateway) = (user(client), user(gateway));
         let program = quoted(program);
+        let sign_in = demo.as_ref().map_or_else(String::new, |Login { username, password }| {
+            let password = password.expose();
+            format!(
+                "\nSign in to the demo application {WEB_CLIENT} as {username}, password {password}:\n\n\
+                 {program} login --dev\n"
+            )
+        });
         format!(
-            "\n\
-             The demo API {RESOURCE} and its two clients are in {FOLDER}/dev.json. In another terminal, in this folder:\n\
+            "{sign_in}\n\
+             The demo API {RESOURCE}, its clients and the demo user are in {FOLDER}/dev.json. In another terminal, in this folder:\n\
              \n\
              {program} token --dev --show\n\
              \n\
@@ -370,6 +398,8 @@ mod tests {
             resource: RESOURCE.to_owned(),
             client: credentials(CLIENT),
             gateway: credentials(GATEWAY),
+            user: Login::generate().ok(),
+            web_client: Some(WebClient::new(credentials(WEB_CLIENT))),
         }
     }
 
@@ -391,6 +421,11 @@ mod tests {
             "/client/client_secret",
             "/gateway/client_id",
             "/gateway/client_secret",
+            "/user/username",
+            "/user/password",
+            "/web_client/client_id",
+            "/web_client/client_secret",
+            "/web_client/redirect_uris/0",
         ] {
             assert!(json.pointer(name).is_some_and(serde_json::Value::is_string), "{name}");
         }

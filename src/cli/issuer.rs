@@ -1,4 +1,4 @@
-//! The issuer that `token` and `introspect` talk to, as a client of it: any RFC 8414 server, not only Sealwright.
+//! The issuer that `token`, `login` and `introspect` talk to, as a client of it: any RFC 8414 server, not only Sealwright.
 
 use std::fs::read_to_string;
 use std::io::{self, Read as _};
@@ -37,23 +37,33 @@ pub enum Demo {
     Client,
     /// The gateway that introspects them.
     Gateway,
+    /// The application that people sign in to. It may be one without a secret.
+    Web,
 }
 
 /// What of RFC 8414 we need.
 #[derive(Deserialize)]
 pub struct Metadata {
     issuer: String,
+    /// Where people are sent to sign in.
+    pub authorization_endpoint: Option<String>,
     /// Where tokens are got.
     pub token_endpoint: Option<String>,
     /// Where they are described (RFC 7662).
     pub introspection_endpoint: Option<String>,
+    /// The keys that it signs with.
+    pub jwks_uri: Option<String>,
+    /// RFC 9207: answers of the authorization endpoint say whose they are.
+    #[serde(default)]
+    pub authorization_response_iss_parameter_supported: bool,
 }
 
 /// A client of an issuer.
 pub struct Caller {
     issuer: Issuer,
     client_id: String,
-    secret: Secret,
+    /// None for a public client.
+    secret: Option<Secret>,
     http: Outbound,
 }
 
@@ -66,16 +76,22 @@ impl Peer {
     /// Who calls whom.
     pub fn caller(&self, demo: Demo) -> Result<Caller, Failure> {
         let (issuer, client_id, secret) = if self.dev {
-            let DevFile { issuer, client, gateway, .. } = dev::file()?;
+            let DevFile { issuer, client, gateway, web_client, .. } = dev::file()?;
             let credentials = match demo {
                 Demo::Client => client,
                 Demo::Gateway => gateway,
+                Demo::Web => web_client.map(|client| client.credentials).ok_or_else(|| {
+                    Failure::failed("dev.json is of an earlier release; start `sealwright serve --dev` anew")
+                })?,
             };
-            (issuer, credentials.client_id, credentials.client_secret)
+            (issuer, credentials.client_id, Some(credentials.client_secret))
         } else {
             let issuer = given(self.issuer.clone(), "SEALWRIGHT_ISSUER", "--issuer URL")?;
             let client_id = given(self.client_id.clone(), "SEALWRIGHT_CLIENT_ID", "--client-id ID")?;
-            (issuer, client_id, self.secret()?)
+            let public = matches!(demo, Demo::Web)
+                && self.client_secret_file.is_none()
+                && std::env::var_os("SEALWRIGHT_CLIENT_SECRET").is_none_or(|secret| secret.is_empty());
+            (issuer, client_id, if public { None } else { Some(self.secret()?) })
         };
         let issuer = Issuer::parse(&issuer).map_err(|text| Failure::usage(format!("--issuer: {issuer} {text}")))?;
         if !issuer.is_https() && !issuer.is_loopback() {
@@ -139,11 +155,31 @@ impl Caller {
         Ok(metadata)
     }
 
-    /// Posts a form as the client, by HTTP Basic, and gives the answer's JSON.
+    /// Who we are.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// Whom we talk to.
+    pub fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// Fetches a document of the issuer's.
+    pub async fn get(&self, endpoint: Option<&str>, accept: &str) -> Result<Vec<u8>, Failure> {
+        let url = endpoint.ok_or_else(|| Failure::failed(format!("{} has no such endpoint", self.issuer)))?;
+        self.http.get(url, accept).await.map_err(|cause| no_answer(url, &cause))
+    }
+
+    /// Posts a form as the client, by HTTP Basic where it has a secret, and gives the answer's JSON.
     pub async fn post(&self, endpoint: Option<&str>, form: &[(&str, &str)]) -> Result<Value, Failure> {
         let url = endpoint.ok_or_else(|| Failure::failed(format!("{} has no such endpoint", self.issuer)))?;
-        let basic = Some((self.client_id.as_str(), &self.secret));
-        let (status, body) = self.http.post_form(url, form, basic).await.map_err(|cause| no_answer(url, &cause))?;
+        let basic = self.secret.as_ref().map(|secret| (self.client_id.as_str(), secret));
+        let mut form = form.to_vec();
+        if basic.is_none() {
+            form.push(("client_id", &self.client_id));
+        }
+        let (status, body) = self.http.post_form(url, &form, basic).await.map_err(|cause| no_answer(url, &cause))?;
         let answer = serde_json::from_slice(&body);
         match (status, answer) {
             (200, Ok(answer)) => Ok(answer),
@@ -188,7 +224,7 @@ fn refusal(status: u16, answer: &Value) -> String {
         }
         "invalid_scope" => "The client's `scope` says what it may ask for.",
         "invalid_target" => "The client's `resources` say what it may ask for.",
-        "unauthorized_client" => "The client's `grant_types` must have \"client_credentials\".",
+        "unauthorized_client" => "The client's `grant_types` must have this grant.",
         "temporarily_unavailable" => "Nothing happened; try again.",
         "" => "That is no OAuth error; is this the right issuer?",
         _ => "",

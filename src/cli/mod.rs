@@ -10,11 +10,13 @@ mod healthcheck;
 mod introspect;
 mod issuer;
 mod keys;
+mod login;
 mod migrate;
 mod output;
 mod serve;
 mod source;
 mod token;
+mod user;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,6 +34,7 @@ use output::Failure;
 Examples:
   sealwright serve --dev                      the whole product on this machine, with demo data
   sealwright token --dev                      a token of that server's demo client
+  sealwright login --dev                      its demo user signs in, with a browser
   sealwright serve --config sealwright.toml   a server of your own
   sealwright apply --config sealwright.toml orders.toml"
 )]
@@ -48,7 +51,9 @@ enum Command {
     Check(check::Args),
     Migrate(migrate::Args),
     Keys(keys::Args),
+    User(user::Args),
     Token(token::Args),
+    Login(login::Args),
     Introspect(introspect::Args),
     Healthcheck(healthcheck::Args),
 }
@@ -65,7 +70,9 @@ impl Command {
             Self::Check(args) => check::run(&args),
             Self::Migrate(args) => migrate::run(args).await,
             Self::Keys(args) => keys::run(args).await,
+            Self::User(args) => user::run(args).await,
             Self::Token(args) => token::run(args).await,
+            Self::Login(args) => login::run(args).await,
             Self::Introspect(args) => introspect::run(args).await,
             Self::Healthcheck(args) => healthcheck::run(&args),
         }

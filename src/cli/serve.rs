@@ -20,8 +20,8 @@ Examples:
   sealwright serve --config /etc/sealwright.toml
   SEALWRIGHT_ISSUER=https://id.example.com sealwright serve
 
-Development (--dev): issuer http://localhost:8080, reachable from this machine only, with a demo API and two demo clients,
-told in sealwright-dev/dev.json. For a second one, in another folder, set SEALWRIGHT_HTTP__LISTEN=localhost:8081 and
+Development (--dev): issuer http://localhost:8080, reachable from this machine only, with a demo API, demo clients
+and a demo user, told in sealwright-dev/dev.json. For a second one, in another folder, set SEALWRIGHT_HTTP__LISTEN=localhost:8081 and
 SEALWRIGHT_MANAGEMENT__LISTEN=127.0.0.1:9091.
 
 Signals: SIGTERM and SIGINT let open requests end, a second one ends at once; SIGHUP reads the TLS certificate again

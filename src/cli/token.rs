@@ -76,7 +76,7 @@ fn show(token: &str, answer: &Value) -> Result<(), Failure> {
 }
 
 /// Header and claims of a JWT. Nothing is verified: this is for people to look at.
-fn decoded(token: &str) -> Option<(Value, Value)> {
+pub(super) fn decoded(token: &str) -> Option<(Value, Value)> {
     let part = |text: &str| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok();
     let mut parts = token.split('.');
     let (header, claims) = (part(parts.next()?)?, part(parts.next()?)?);
@@ -84,7 +84,7 @@ fn decoded(token: &str) -> Option<(Value, Value)> {
 }
 
 /// `exp` is in seconds, `now` in microseconds.
-fn expiry(exp: i64, now: Micros) -> String {
+pub(super) fn expiry(exp: i64, now: Micros) -> String {
     let left = exp.saturating_sub(now / SECOND);
     let when = rfc3339(exp.saturating_mul(SECOND));
     if left > 0 { format!("expires in {} ({when})", in_words(left)) } else { format!("expired ({when})") }

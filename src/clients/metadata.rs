@@ -2,12 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::redirect;
 use crate::checks::{Invalid, check_lifetime, check_origin, check_text, check_uri};
-use crate::wire::{Algorithm, AssertionAudience, AuthMethod, GrantType, Scope};
+use crate::wire::{Algorithm, ApplicationType, AssertionAudience, AuthMethod, GrantType, Scope};
+
+/// The most redirect URIs of a client.
+const MOST_URIS: usize = 50;
 
 /// What a client is, without its id and its credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of its own on the wire")]
 pub struct ClientMetadata {
     /// What people call it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,6 +29,48 @@ pub struct ClientMetadata {
     /// RFC 7591 §2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub software_version: Option<String>,
+    /// Its logo. A link only: we never fetch or show it ourselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logo_uri: Option<String>,
+    /// RFC 7591 §2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_uri: Option<String>,
+    /// RFC 7591 §2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tos_uri: Option<String>,
+    /// Where authorization responses may go: each is compared as it stands (RFC 9700 §2.1).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub redirect_uris: Vec<String>,
+    /// Where people may go after signing out (OpenID Connect RP-Initiated Logout §2), compared as they stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub post_logout_redirect_uris: Vec<String>,
+    /// What kind of application it is.
+    #[serde(skip_serializing_if = "is_web")]
+    pub application_type: ApplicationType,
+    /// What its ID tokens are signed with.
+    #[serde(skip_serializing_if = "is_rs256")]
+    pub id_token_signed_response_alg: Algorithm,
+    /// What answers of the userinfo endpoint are signed with; left out, they are plain JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userinfo_signed_response_alg: Option<Algorithm>,
+    /// How old a proof of who the person is may be, in seconds, where a request does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_max_age: Option<u32>,
+    /// Whether `auth_time` is always told; we always tell it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub require_auth_time: bool,
+    /// Ours: a confidential client may do without PKCE. Public ones never.
+    #[serde(skip_serializing_if = "is_false")]
+    pub pkce_optional: bool,
+    /// Ours: a first-party client whose people are not asked for consent.
+    #[serde(skip_serializing_if = "is_false")]
+    pub skip_consent: bool,
+    /// Ours: it gets refresh tokens without asking for `offline_access`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub always_refresh_token: bool,
+    /// Ours: a refresh brings a new ID token, too.
+    #[serde(skip_serializing_if = "is_false")]
+    pub id_token_on_refresh: bool,
     /// Which grants it may use. Empty: it gets no tokens (a gateway that only introspects).
     pub grant_types: Vec<GrantType>,
     /// How it authenticates: this way and no other.
@@ -63,6 +110,16 @@ fn is_issuer(audience: &AssertionAudience) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_web(kind: &ApplicationType) -> bool {
+    *kind == ApplicationType::Web
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_rs256(algorithm: &Algorithm) -> bool {
+    *algorithm == Algorithm::Rs256
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -73,6 +130,20 @@ impl Default for ClientMetadata {
             client_name: None,
             client_uri: None,
             contacts: Vec::new(),
+            logo_uri: None,
+            policy_uri: None,
+            tos_uri: None,
+            redirect_uris: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
+            application_type: ApplicationType::Web,
+            id_token_signed_response_alg: Algorithm::Rs256,
+            userinfo_signed_response_alg: None,
+            default_max_age: None,
+            require_auth_time: false,
+            pkce_optional: false,
+            skip_consent: false,
+            always_refresh_token: false,
+            id_token_on_refresh: false,
             software_id: None,
             software_version: None,
             grant_types: vec![GrantType::ClientCredentials],
@@ -106,6 +177,10 @@ impl ClientMetadata {
         wrong.extend(self.contacts.iter().filter_map(|text| check_text("contacts", text).err()));
         wrong.extend(self.client_uri.as_deref().and_then(|uri| check_uri("client_uri", uri, allow_http).err()));
         wrong.extend(self.jwks_uri.as_deref().and_then(|uri| check_uri("jwks_uri", uri, allow_http).err()));
+        let pages = [("logo_uri", &self.logo_uri), ("policy_uri", &self.policy_uri), ("tos_uri", &self.tos_uri)];
+        for (field, uri) in pages {
+            wrong.extend(uri.as_deref().and_then(|uri| check_uri(field, uri, allow_http).err()));
+        }
         wrong.extend(self.allowed_origins.iter().filter_map(|origin| check_origin(origin).err()));
         wrong.extend(check_lifetime("access_token_lifetime", self.access_token_lifetime, max_lifetime).err());
 
@@ -129,7 +204,44 @@ impl ClientMetadata {
         if method == AuthMethod::None && !self.serves.is_empty() {
             wrong.push(Invalid::new("serves", "a client that cannot authenticate (none) cannot introspect"));
         }
+        wrong.extend(self.check_sign_in());
         wrong
+    }
+
+    /// What concerns people: where they are sent, and the grants that need them.
+    fn check_sign_in(&self) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        let lists =
+            [("redirect_uris", &self.redirect_uris), ("post_logout_redirect_uris", &self.post_logout_redirect_uris)];
+        for (field, uris) in lists {
+            if uris.len() > MOST_URIS {
+                wrong.push(Invalid::new(field, format!("takes at most {MOST_URIS} URIs")));
+            }
+            wrong.extend(uris.iter().filter_map(|uri| redirect::check(field, uri, self.application_type).err()));
+            if uris.iter().enumerate().any(|(at, uri)| uris[..at].contains(uri)) {
+                wrong.push(Invalid::new(field, "names a URI twice"));
+            }
+        }
+        let with_codes = self.grant_types.contains(&GrantType::AuthorizationCode);
+        if with_codes && self.redirect_uris.is_empty() {
+            wrong.push(Invalid::new("redirect_uris", "authorization_code needs at least one"));
+        }
+        if !with_codes && !self.redirect_uris.is_empty() {
+            wrong.push(Invalid::new("redirect_uris", "are only for grant_types with authorization_code"));
+        }
+        if !with_codes && self.grant_types.contains(&GrantType::RefreshToken) {
+            wrong.push(Invalid::new("grant_types", "refresh_token needs authorization_code"));
+        }
+        // RFC 9700 §2.1.1: public clients must use PKCE.
+        if self.pkce_optional && self.token_endpoint_auth_method == AuthMethod::None {
+            wrong.push(Invalid::new("pkce_optional", "is not for a client that cannot authenticate (none)"));
+        }
+        wrong
+    }
+
+    /// Whether authorization responses may go to `uri` (RFC 9700 §2.1).
+    pub fn has_redirect_uri(&self, uri: &str) -> bool {
+        redirect::is_among(&self.redirect_uris, self.application_type, uri)
     }
 }
 
@@ -178,8 +290,22 @@ mod tests {
             "https://a.test#f",
             "//a.test",
         ] {
-            let client = ClientMetadata { client_uri: Some(bad.into()), ..ClientMetadata::default() };
-            assert_eq!(fields(&client), ["client_uri"], "{bad:?}");
+            let bad_uri = || Some(bad.to_owned());
+            let client = ClientMetadata {
+                client_uri: bad_uri(),
+                logo_uri: bad_uri(),
+                policy_uri: bad_uri(),
+                tos_uri: bad_uri(),
+                ..ClientMetadata::default()
+            };
+            assert_eq!(fields(&client), ["client_uri", "logo_uri", "policy_uri", "tos_uri"], "{bad:?}");
+            let client = ClientMetadata {
+                grant_types: vec![GrantType::AuthorizationCode],
+                redirect_uris: vec![bad.into()],
+                post_logout_redirect_uris: vec![bad.into()],
+                ..ClientMetadata::default()
+            };
+            assert_eq!(fields(&client), ["redirect_uris", "post_logout_redirect_uris"], "{bad:?}");
             let method = AuthMethod::PrivateKeyJwt;
             let client = ClientMetadata {
                 jwks_uri: Some(bad.into()),
@@ -194,6 +320,27 @@ mod tests {
     fn rfc6749_4_4_client_credentials_needs_a_client_that_authenticates() {
         let client = ClientMetadata { token_endpoint_auth_method: AuthMethod::None, ..ClientMetadata::default() };
         assert_eq!(fields(&client), ["grant_types"]);
+    }
+
+    #[test]
+    fn grants_of_people_and_redirect_uris_need_each_other() {
+        let with = |grants: &[GrantType], uris: &[&str]| ClientMetadata {
+            grant_types: grants.to_vec(),
+            redirect_uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
+            ..ClientMetadata::default()
+        };
+        let (code, refresh) = (GrantType::AuthorizationCode, GrantType::RefreshToken);
+        assert!(fields(&with(&[code, refresh], &["https://rp.test/cb"])).is_empty());
+        assert_eq!(fields(&with(&[code], &[])), ["redirect_uris"]);
+        assert_eq!(fields(&with(&[], &["https://rp.test/cb"])), ["redirect_uris"]);
+        assert_eq!(fields(&with(&[refresh], &[])), ["grant_types"]);
+        assert_eq!(fields(&with(&[code], &["https://rp.test/cb", "https://rp.test/cb"])), ["redirect_uris"]);
+        let public = ClientMetadata {
+            token_endpoint_auth_method: AuthMethod::None,
+            pkce_optional: true,
+            ..with(&[code], &["https://rp.test/cb"])
+        };
+        assert_eq!(fields(&public), ["pkce_optional"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod assertion;
 pub mod auth;
 mod jwks;
 pub mod metadata;
+pub mod redirect;
 mod registry;
 pub mod replay;
 pub mod secret;
@@ -16,7 +17,7 @@ use crate::keys::PublicJwk;
 use crate::secret::Id;
 use crate::store::clients::{ClientRow, CredentialRow};
 use crate::store::{StoreError, from_row};
-use crate::wire::{AuthMethod, CredentialKind};
+use crate::wire::{AuthMethod, CredentialKind, ManagedBy};
 
 pub use jwks::RemoteKeys;
 pub use metadata::ClientMetadata;
@@ -31,8 +32,17 @@ pub struct Client {
     pub metadata: ClientMetadata,
     /// Switched off: it authenticates nowhere and its tokens are dead.
     pub disabled: bool,
+    /// Nobody has vouched for it: it registered itself.
+    pub unverified: bool,
     /// Its credentials, expired ones too.
     pub credentials: Vec<Credential>,
+}
+
+impl Client {
+    /// What people call it: its name, or its id where it has none.
+    pub fn name(&self) -> &str {
+        self.metadata.client_name.as_deref().unwrap_or(&self.client_id)
+    }
 }
 
 /// One of a client's credentials.
@@ -113,6 +123,7 @@ impl Client {
         });
         Ok(Self {
             client_id: row.client_id.as_str().into(),
+            unverified: row.managed_by == ManagedBy::Registration.as_str(),
             metadata: from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
             disabled: row.disabled,
             credentials: credentials.collect::<Result<_, StoreError>>()?,
@@ -131,8 +142,13 @@ impl Client {
 
     /// Roughly how much memory it takes, for the cache's bound.
     fn weight(&self) -> u32 {
-        let texts =
-            self.metadata.resources.iter().chain(&self.metadata.serves).map(|text| text.len() + 24).sum::<usize>();
+        let lists = [
+            &self.metadata.resources,
+            &self.metadata.serves,
+            &self.metadata.redirect_uris,
+            &self.metadata.post_logout_redirect_uris,
+        ];
+        let texts = lists.into_iter().flatten().map(|text| text.len() + 24).sum::<usize>();
         let scopes = self.metadata.scope.iter().map(|token| token.len() + 48).sum::<usize>();
         u32::try_from(600 + texts + scopes + self.credentials.len() * 250).unwrap_or(u32::MAX)
     }

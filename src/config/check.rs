@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::problem::Problem;
 use super::{Config, Listen, MasterKeySource, Mode};
+use crate::look::Look;
 use crate::wire::{Algorithm, EdDsaName};
 
 struct Checks<'a> {
@@ -23,6 +24,7 @@ impl Config {
         checks.master_key();
         checks.algorithms();
         checks.times();
+        checks.branding();
         match mode {
             Mode::Production => checks.production(),
             Mode::Development => checks.development(),
@@ -146,7 +148,18 @@ impl Checks<'_> {
         }
     }
 
+    fn branding(&mut self) {
+        if let Err(text) = Look::new(self.config) {
+            self.refuse("branding.logo", text.trim_start_matches("branding.logo: "));
+        }
+    }
+
     fn times(&mut self) {
+        let sessions = &self.config.sessions;
+        if sessions.idle_seconds > sessions.absolute_seconds {
+            let most = sessions.absolute_seconds;
+            self.refuse("sessions.idle_seconds", format!("is longer than sessions.absolute_seconds ({most})"));
+        }
         let tokens = &self.config.tokens;
         if tokens.access_token_lifetime_seconds > tokens.max_access_token_lifetime_seconds {
             let max = tokens.max_access_token_lifetime_seconds;

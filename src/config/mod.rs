@@ -28,7 +28,7 @@ pub use files::open_files;
 pub use problem::{Errors, Origin, Problem};
 
 use crate::secret::Secret;
-use crate::wire::{Algorithm, EdDsaName, vocabulary};
+use crate::wire::{Algorithm, EdDsaName, EndGrants, vocabulary};
 use address::listener;
 use define::{PREFIX, settings};
 use source::{Origins, Sources};
@@ -80,7 +80,7 @@ settings! {
         /// `sqlite:PATH` for the embedded database, `postgres://…` for PostgreSQL. Secret, because it may carry a
         /// password.
         url: DatabaseUrl = DatabaseUrl::Sqlite("sealwright.db".into());
-        /// The most connections at one time.
+        /// The most connections of requests at one time; on PostgreSQL a server has two more of its own.
         max_connections: u32 = 16, within(1..=1_000);
         /// How long one call of the database may take before the request is answered 503.
         deadline_milliseconds: u32 = 5_000, within(100..=60_000);
@@ -122,6 +122,47 @@ settings! {
         access_token_lifetime_seconds: u32 = 300, within(30..=86_400);
         /// The longest lifetime that a client or a resource may ask for.
         max_access_token_lifetime_seconds: u32 = 3_600, within(30..=86_400);
+        /// How long ID tokens live: they are read at once, and no proof of anything later.
+        id_token_lifetime_seconds: u32 = 300, within(30..=86_400);
+        /// How long a refresh token lives that is not used.
+        refresh_token_idle_seconds: u32 = 2_592_000, within(300..=315_360_000);
+        /// How long refresh tokens live in all, from the redemption of the code, however often they are used.
+        refresh_token_lifetime_seconds: u32 = 31_536_000, within(300..=315_360_000);
+        /// How long after its use a refresh token still gets the same successor again, for a client that lost the answer.
+        /// Later, or when the successor was used, that is reuse, and the whole grant is taken back. 0: always.
+        refresh_retry_seconds: u32 = 10, within(0..=60);
+    }
+
+    /// How long people stay signed in at a browser.
+    section sessions: Sessions {
+        /// How long somebody stays signed in who does not use it.
+        idle_seconds: u32 = 1_800, within(60..=31_536_000);
+        /// How long in all; then they sign in again, however much they use it.
+        absolute_seconds: u32 = 43_200, within(60..=31_536_000);
+        /// Which grants end with a sign-in: `online` are those that do not work while the person is away (without
+        /// `offline_access`).
+        end_grants: EndGrants = EndGrants::Online;
+    }
+
+    /// Passwords that people choose.
+    section passwords: Passwords {
+        /// The fewest characters of one. They are the only rule beside that it is not one that others try first.
+        min_length: u32 = 15, within(8..=64);
+    }
+
+    /// How the pages look that people see.
+    section branding: Branding {
+        /// Whose pages these are.
+        name: String = "Sealwright".to_owned(), Rule::new("1 to 60 visible characters", |name: &String| {
+            let fine = (1..=60).contains(&name.trim().chars().count()) && !name.chars().any(char::is_control);
+            if fine { Ok(()) } else { Err(format!("{name:?} is not a name")) }
+        });
+        /// A logo, SVG or PNG, at most 256 KiB; it is served by us, beside the name.
+        logo: Option<PathBuf> = None;
+        /// The colour of buttons and links, dark enough for white letters on it.
+        color: String = "#2348a5".to_owned(), Rule::new("#RRGGBB, with a contrast of 4.5 against white", |color: &String| {
+            crate::look::check_color(color)
+        });
     }
 
     /// How secrets that people choose, and imported ones, are hashed (Argon2id).

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::LogFormat;
 use crate::secret::Secret;
-use crate::wire::{Algorithm, EdDsaName};
+use crate::wire::{Algorithm, EdDsaName, EndGrants};
 
 /// A value as its source holds it. It has no `Debug`: it may be a secret.
 pub enum Raw {
@@ -112,7 +112,7 @@ macro_rules! words {
         }
     )+ };
 }
-words!(Algorithm, EdDsaName, LogFormat);
+words!(Algorithm, EdDsaName, EndGrants, LogFormat);
 
 impl Setting for bool {
     fn kind() -> String {

@@ -4,9 +4,11 @@ use axum::body::Body;
 use axum::response::Response;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::clients::{Client, Registry};
 
 /// Lets every origin read this answer: public documents.
 pub fn allow_any(headers: &mut HeaderMap) {
@@ -15,7 +17,7 @@ pub fn allow_any(headers: &mut HeaderMap) {
 
 /// Lets `origin` read this answer; `None` for an origin that nobody registered. Says in both cases that the answer
 /// depends on the origin, so that no cache mixes them up.
-pub fn allow(headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
+fn allow(headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
     headers.append(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -37,6 +39,20 @@ pub fn preflight(origin: Option<&HeaderValue>, methods: &'static str) -> Respons
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     }
     response
+}
+
+/// Lets the page that asked read `response` when `client` registered its origin; `None` for nobody who is known.
+pub fn allow_client(response: &mut Response, request: &HeaderMap, client: Option<&Client>) {
+    if let Some(origin) = request.get(ORIGIN) {
+        let allowed = origin.to_str().is_ok_and(|origin| client.is_some_and(|client| client.allows_origin(origin)));
+        allow(response.headers_mut(), allowed.then_some(origin));
+    }
+}
+
+/// Answers a preflight for an endpoint of clients: it names none, so any registered origin is told yes.
+pub fn preflight_client(clients: &Registry, request: &HeaderMap, methods: &'static str) -> Response {
+    let known = |origin: &&HeaderValue| origin.to_str().is_ok_and(|origin| clients.knows_origin(origin));
+    preflight(request.get(ORIGIN).filter(known), methods)
 }
 
 #[cfg(test)]

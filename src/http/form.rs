@@ -22,21 +22,34 @@ const BODY_TIME: Duration = Duration::from_secs(3);
 /// 400 `invalid_request` for another content type, a content encoding, a broken body, and what [`Form::parse`]
 /// refuses; 413 for a body over `limit`.
 pub async fn read_form(headers: &HeaderMap, body: Body, limit: usize) -> Result<Form> {
+    read_form_with(headers, body, limit, Form::parse).await?
+}
+
+/// The same with another parser, which says for itself what it refuses.
+///
+/// # Errors
+/// As [`read_form`], less those of parsing.
+pub async fn read_form_with<T>(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    parse: impl FnOnce(&[u8]) -> T,
+) -> Result<T> {
     if !headers.get(CONTENT_TYPE).is_some_and(|value| is_form(value.as_bytes())) {
         return Err(Error::invalid_request("The body must be application/x-www-form-urlencoded."));
     }
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(Error::invalid_request("The body must not have a Content-Encoding."));
     }
-    let read = tokio::time::timeout(BODY_TIME, read_body(body, limit, Form::parse)).await;
-    read.unwrap_or_else(|_| Err(Error::invalid_request("The body took too long.")))?
+    let read = tokio::time::timeout(BODY_TIME, read_body(body, limit, parse)).await;
+    read.unwrap_or_else(|_| Err(Error::invalid_request("The body took too long.")))
 }
 
 /// Reads a body of at most `limit` bytes and hands it to `then`. What had to be copied together is wiped after.
 ///
 /// # Errors
 /// 400 when the connection breaks or the framing is wrong, 413 for a body over `limit`.
-pub async fn read_body<T>(mut body: Body, limit: usize, then: impl FnOnce(&[u8]) -> T) -> Result<T> {
+async fn read_body<T>(mut body: Body, limit: usize, then: impl FnOnce(&[u8]) -> T) -> Result<T> {
     if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
         return Err(too_large());
     }

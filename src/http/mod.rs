@@ -12,8 +12,13 @@ pub mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+use ::http::Extensions;
+
+use crate::cx::{Cx, Services};
+use crate::error::{Code, Error};
 
 /// Bounds of one set of listeners.
 #[derive(Clone, Copy, Debug)]
@@ -35,4 +40,17 @@ pub struct Connection {
     pub peer: IpAddr,
     /// Whether it is TLS.
     pub secure: bool,
+}
+
+/// HEAD where GET does something: it would be done, and nobody told.
+pub async fn no_head() -> Error {
+    Error::new(Code::MethodNotAllowed, "Not with this method.")
+}
+
+/// A request's view of the services, by what the edge left in its extensions.
+pub fn view<'s>(services: &'s Services, extensions: &Extensions) -> Cx<'s> {
+    match extensions.get::<layers::Peer>() {
+        Some(peer) => Cx::new(services, peer.address, peer.request_id.as_str().into()),
+        None => Cx::new(services, Ipv4Addr::UNSPECIFIED.into(), "".into()),
+    }
 }

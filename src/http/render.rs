@@ -19,7 +19,12 @@ const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"sealwright\""
 
 /// The error behind an answer, left in the answer's extensions so that the layer logs it with the request's id.
 #[derive(Clone, Debug)]
-pub(super) struct Failure(pub(super) Arc<Error>);
+pub(crate) struct Failure(pub(crate) Arc<Error>);
+
+/// Leaves `error` to be logged with the request's id, for answers that are not the error's own rendering.
+pub fn log(response: &mut Response, error: Error) {
+    response.extensions_mut().insert(Failure(Arc::new(error)));
+}
 
 impl IntoResponse for Error {
     /// RFC 6749 §5.2: JSON, `no-store`; 401 asks for HTTP Basic; `Retry-After` when the error has one.

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use moka::sync::Cache;
+use serde::Serialize;
 
-use super::{AccessClaims, LONGEST_TOKEN};
+use super::{AccessClaims, LONGEST_TOKEN, RefreshToken};
+use crate::clients::Client;
 use crate::clock::SECOND;
 use crate::cx::Cx;
 use crate::error::{Error, Result};
 use crate::keys::{Jws, Typ};
 use crate::secret::{Prefix, sha256};
-use crate::store::artifacts;
+use crate::store::{artifacts, grants};
 
 /// A token whose signature (or row) was checked. Whether it is alive is asked anew each time.
 #[derive(Debug)]
@@ -79,14 +81,42 @@ fn signed(cx: &Cx<'_>, token: &str) -> Option<Described> {
     (claims.iss == cx.issuer.as_str()).then_some(Described { claims, kid: Some(kid) })
 }
 
+/// A refresh token that works (RFC 7662 §2.2).
+#[derive(Debug, Serialize)]
+pub struct LiveRefresh {
+    iss: String,
+    sub: String,
+    client_id: String,
+    scope: String,
+    iat: i64,
+    exp: i64,
+}
+
+/// What is said of `client`'s own refresh token while it is the current one of its grant; `None` of any other. It is
+/// read from the database each time.
+///
+/// # Errors
+/// 503 when the database cannot answer.
+pub async fn describe_refresh(cx: &Cx<'_>, client: &Client, token: RefreshToken) -> Result<Option<LiveRefresh>> {
+    let (client_id, now) = (client.client_id.as_ref().to_owned(), cx.now);
+    let read = cx.db.read(move |conn| Box::pin(async move { grants::live(conn, &token.grant, &client_id, now).await }));
+    let row = read.await?.filter(|row| row.generation == i64::from(token.generation));
+    Ok(row.map(|row| LiveRefresh {
+        iss: cx.issuer.as_str().to_owned(),
+        sub: row.sub,
+        client_id: row.client_id,
+        scope: row.scope,
+        iat: row.rotated_at.unwrap_or(row.created_at) / SECOND,
+        exp: row.expires_at / SECOND,
+    }))
+}
+
 async fn is_alive(cx: &Cx<'_>, described: &Described) -> Result<bool> {
     let Described { claims, kid } = described;
     let in_time = cx.now < claims.exp * SECOND;
     // A key that was taken back takes its tokens with it.
     let key_stands = kid.as_ref().is_none_or(|kid| cx.keys.ring().public(kid).is_some());
-    // Whole seconds at issue: a token of the second of a "revoke all" counts as issued before it.
-    let revoked = cx.revocations.covers(&claims.jti, &claims.client_id, claims.iat * SECOND);
-    if !in_time || !key_stands || revoked {
+    if !in_time || !key_stands || cx.revocations.covers(claims) {
         return Ok(false);
     }
     let resources = cx.resources.load();

@@ -1,43 +1,82 @@
 //! The one place where tokens are born, bound, described and taken back.
 
+mod code;
 mod describe;
+mod draft;
+mod facts;
+mod grant;
+mod hint;
+mod id_token;
+mod refresh;
 pub mod revocations;
 mod revoke;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::Client;
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
-use crate::keys::Typ;
+use crate::keys::{Signer, Typ};
+use crate::pool::Place;
 use crate::resources::Resource;
-use crate::secret::{Prefix, Secret, random, sha256};
-use crate::store::artifacts;
+use crate::secret::Secret;
 use crate::wire::{Algorithm, Scope, TokenFormat};
 
-pub use describe::{Described, KnownTokens, describe};
-pub use revoke::revoke;
+pub use code::{Facts, code};
+pub use describe::{Described, KnownTokens, LiveRefresh, describe, describe_refresh};
+use draft::{Draft, Mint, Minted};
+pub use facts::facts_of;
+pub use grant::Grant;
+use grant::Renewed;
+pub use hint::{Hint, hint};
+use id_token::IdClaims;
+pub use refresh::RefreshToken;
+pub use revoke::{revoke, revoke_of_session, revoke_of_user};
 
 /// No token of ours is longer: what could not be introspected and revoked is not issued. A form's value takes as much.
 const LONGEST_TOKEN: usize = 16 * 1024;
+/// Between two looks at a full queue.
+const SHORT: Duration = Duration::from_millis(20);
+/// No access token lives longer: the upper end of `tokens.max_access_token_lifetime_seconds`.
+pub const LONGEST_LIFETIME: Micros = 86_400 * SECOND;
 
 /// What a grant decided: the grant reads and decides, [`tokens`] does the rest.
+pub enum Issue {
+    /// The client acts for itself.
+    Own(Terms),
+    /// A code is exchanged. What it stands for is known only once it is used up, so the grant says how to judge that.
+    Redeem {
+        /// SHA-256 of the code.
+        code: [u8; 32],
+        /// What its grant makes of it. Refused or not, the code is used up.
+        judge: Judge,
+    },
+    /// A refresh token is exchanged for the next.
+    Rotate {
+        /// The one presented.
+        token: RefreshToken,
+        /// What its grant makes of it. Refused, the token stays as it was.
+        judge: Judge,
+    },
+}
+
+/// What a token is to be.
 #[derive(Debug)]
-pub struct Issue {
-    /// Whose authority the token carries; the client itself for client credentials.
-    pub subject: String,
+pub struct Terms {
     /// What it may do.
     pub scope: Scope,
     /// Where: the resources, by identifier.
     pub audience: Vec<Arc<Resource>>,
 }
 
-/// RFC 6749 §5.1.
+/// Makes terms of what a person granted. It runs inside a transaction: it reads nothing but what it holds.
+pub type Judge = Box<dyn FnOnce(&Grant) -> Result<Terms> + Send>;
+
+/// RFC 6749 §5.1, OpenID Connect Core §3.1.3.3.
 #[derive(Debug, Serialize)]
 pub struct TokenResponse {
     #[serde(serialize_with = "expose")]
@@ -46,10 +85,19 @@ pub struct TokenResponse {
     expires_in: u32,
     #[serde(skip_serializing_if = "Scope::is_empty")]
     scope: Scope,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "expose_some")]
+    refresh_token: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "expose_some")]
+    id_token: Option<Secret>,
 }
 
 fn expose<S: serde::Serializer>(secret: &Secret, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(secret.expose())
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference")]
+fn expose_some<S: serde::Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(Secret::expose).serialize(to)
 }
 
 /// The claims of an access token (RFC 9068 §2.2); also how an opaque one is kept.
@@ -70,8 +118,14 @@ pub struct AccessClaims {
     pub iat: i64,
     /// Dead from, in seconds.
     pub exp: i64,
-    /// Its id: 16 random bytes in base64url.
+    /// Its id, in base64url: 16 random bytes; a person's: the grant's id and 8 random bytes.
     pub jti: String,
+    /// When the person proved who they are, in seconds (RFC 9068 §2.2.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_time: Option<i64>,
+    /// The authentication context class that this reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acr: Option<String>,
 }
 
 /// One audience as a string, several as an array (RFC 7519 §4.1.3).
@@ -96,88 +150,135 @@ impl Audience {
     }
 }
 
-/// How the resources of one token agree that it shall be.
-struct Shape {
-    format: TokenFormat,
-    algorithm: Algorithm,
-    lifetime: u32,
-}
-
-/// Makes the tokens of an `issue`: shape → claims → signature (or row) → lease → counters → reply.
+/// Makes the tokens of an `issue`: terms → one transaction (consume, judge, keep, record) → signatures → lease → reply.
+/// The client's own need no transaction, but for an opaque token.
 ///
 /// # Errors
-/// `invalid_target` when the resources do not agree on one token, or there are none; 503 when this node has no
-/// lease, the signing pool is full, or the database does not take an opaque token.
-pub async fn tokens(cx: &Cx<'_>, client: &Client, issue: Issue) -> Result<TokenResponse> {
-    let shape = shape(cx, client, &issue.audience)?;
-    let issued_at = cx.now / SECOND;
-    let claims = AccessClaims {
-        iss: cx.issuer.as_str().to_owned(),
-        sub: issue.subject,
-        aud: audience(&issue.audience),
-        client_id: client.client_id.as_ref().to_owned(),
-        scope: issue.scope,
-        iat: issued_at,
-        exp: issued_at + i64::from(shape.lifetime),
-        jti: BASE64_URL_SAFE_NO_PAD.encode(random::<16>()?),
-    };
-    let access_token = match shape.format {
-        TokenFormat::Jwt => {
-            let keys = cx.keys.ring();
-            let signer = keys
-                .active(shape.algorithm)
-                .ok_or_else(|| Error::internal(format!("no active {} key", shape.algorithm)))?;
-            let token = Secret::new(signer.sign(Typ::AccessToken, &claims).await?);
-            if token.expose().len() > LONGEST_TOKEN {
-                return Err(Error::new(Code::InvalidScope, "The token would be too long; ask for fewer scopes."));
-            }
-            token
+/// What the grant refused; `invalid_grant` for a code or refresh token that is used, expired, revoked or another
+/// client's; `invalid_target` when the resources do not agree on one token, or there are none; 503 when this node has
+/// no lease, the signing pool is full, or the database does not take it.
+pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<TokenResponse> {
+    let mint = Mint::new(cx, client);
+    let has_openid = client.metadata.scope.contains("openid");
+    match issue {
+        Issue::Own(terms) => own(cx, mint.draft(terms, None)?).await,
+        Issue::Redeem { code, judge } => {
+            let places = places(cx, client, has_openid)?;
+            let renewed = grant::redeem(cx, mint, code, judge).await?;
+            of_person(cx, client, renewed, places, true).await
         }
-        TokenFormat::Opaque => opaque(cx, &claims).await?,
+        Issue::Rotate { token, judge } => {
+            let wanted = client.metadata.id_token_on_refresh;
+            let places = places(cx, client, has_openid && wanted)?;
+            let mut renewed = grant::rotate(cx, mint, token, judge).await?;
+            // OpenID Connect Core §12.2: the nonce is the first ID token's only.
+            renewed.grant.facts.nonce = None;
+            of_person(cx, client, renewed, places, wanted).await
+        }
+    }
+}
+
+async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {
+    let (draft, access_token) = match draft.minted.clone() {
+        Minted::Jwt(algorithm) => {
+            let token = signer(cx, algorithm)?.sign(Typ::AccessToken, &draft.claims).await?;
+            (draft, Secret::new(token))
+        }
+        Minted::Opaque(token) => {
+            let keeping = cx.db.write(move |tx| {
+                Box::pin(async move {
+                    draft.keep(tx).await?;
+                    Ok(draft)
+                })
+            });
+            (keeping.await?.value, token)
+        }
     };
+    reply(cx, draft, access_token)
+}
+
+/// What was used up for these tokens is gone, so from here on nothing is refused that can be waited for. `id_token`:
+/// whether one is wanted, where `openid` was granted.
+async fn of_person(
+    cx: &Cx<'_>,
+    client: &Client,
+    renewed: Renewed,
+    mut places: Vec<Place>,
+    id_token: bool,
+) -> Result<TokenResponse> {
+    let Renewed { draft, grant, refresh } = renewed;
+    let access_token = match draft.minted.clone() {
+        Minted::Jwt(algorithm) => {
+            let signer = signer(cx, algorithm)?;
+            Secret::new(sign_at_last(&signer, &mut places, Typ::AccessToken, &draft.claims).await?)
+        }
+        Minted::Opaque(token) => token,
+    };
+    let id_token = if id_token && grant.scope.contains("openid") {
+        let claims = IdClaims::of(cx, client, &grant, access_token.expose()).await?;
+        let signer = signer(cx, client.metadata.id_token_signed_response_alg)?;
+        Some(Secret::new(sign_at_last(&signer, &mut places, Typ::Jwt, &claims).await?))
+    } else {
+        None
+    };
+    let refresh_token = refresh.map(|token| token.seal(&cx.mac));
+    Ok(TokenResponse { refresh_token, id_token, ..reply(cx, draft, access_token)? })
+}
+
+fn reply(cx: &Cx<'_>, draft: Draft, access_token: Secret) -> Result<TokenResponse> {
+    if access_token.expose().len() > LONGEST_TOKEN {
+        return Err(Error::new(Code::InvalidScope, "The token would be too long; ask for fewer scopes."));
+    }
     // The last thing before the answer: this node may speak for the others until its lease ends.
     cx.require_lease()?;
-    Ok(TokenResponse { access_token, token_type: "Bearer", expires_in: shape.lifetime, scope: claims.scope })
+    Ok(TokenResponse {
+        access_token,
+        token_type: "Bearer",
+        expires_in: draft.lifetime,
+        scope: draft.claims.scope,
+        refresh_token: None,
+        id_token: None,
+    })
 }
 
-async fn opaque(cx: &Cx<'_>, claims: &AccessClaims) -> Result<Secret> {
-    let token = Prefix::AccessToken.generate()?;
-    let id = sha256(token.expose().as_bytes());
-    let body = serde_json::to_string(claims).map_err(Error::internal)?;
-    let expires_at: Micros = claims.exp * SECOND;
-    cx.db
-        .write(move |tx| {
-            Box::pin(async move { artifacts::put(tx, artifacts::Kind::AccessToken, &id, &body, expires_at).await })
-        })
-        .await?;
-    Ok(token)
+fn signer(cx: &Cx<'_>, algorithm: Algorithm) -> Result<Arc<Signer>> {
+    let found = cx.keys.ring().active(algorithm).cloned();
+    found.ok_or_else(|| Error::internal(format!("no active {algorithm} key")))
 }
 
-/// mechanisms.md, decision 4: several resources agree on format and algorithm; the shortest lifetime counts.
-fn shape(cx: &Cx<'_>, client: &Client, audience: &[Arc<Resource>]) -> Result<Shape> {
-    let [first, others @ ..] = audience else {
-        return Err(Error::new(Code::InvalidTarget, "This client has no resource that a token could be for."));
+/// Places for the slow signatures that may come of a grant to `client`, kept before anything is used up: shedding load
+/// burns nobody's code. What the grant covers is not known yet, so an access token has a place where the client could
+/// get one that is signed slowly.
+fn places(cx: &Cx<'_>, client: &Client, id_token: bool) -> Result<Vec<Place>> {
+    let (catalog, ring, metadata) = (cx.resources.load(), cx.keys.ring(), &client.metadata);
+    let signer = |resource: &Arc<Resource>| {
+        let (format, algorithm) =
+            (resource.settings.access_token_format, resource.settings.access_token_signed_response_alg);
+        ring.active(algorithm).filter(|signer| format == TokenFormat::Jwt && signer.is_slow())
     };
-    let (format, algorithm) = (first.settings.access_token_format, first.settings.access_token_signed_response_alg);
-    let agrees = |other: &Arc<Resource>| {
-        other.settings.access_token_format == format
-            && (format == TokenFormat::Opaque || other.settings.access_token_signed_response_alg == algorithm)
-    };
-    if !others.iter().all(agrees) {
-        return Err(Error::new(
-            Code::InvalidTarget,
-            "These resources need tokens of different forms; ask for one resource at a time.",
-        ));
-    }
-    let default = cx.access_token_lifetime;
-    let of_resources = audience.iter().map(|resource| resource.settings.access_token_lifetime.unwrap_or(default)).min();
-    let lifetime = client.metadata.access_token_lifetime.or(of_resources).unwrap_or(default);
-    Ok(Shape { format, algorithm, lifetime })
+    let listed = metadata.resources.iter().filter_map(|identifier| catalog.resource(identifier));
+    let access = catalog.owners(&metadata.scope).iter().chain(listed).find_map(signer);
+    let id = ring.active(metadata.id_token_signed_response_alg).filter(|_| id_token);
+    access.into_iter().chain(id).filter_map(|signer| signer.place().transpose()).collect()
 }
 
-fn audience(resources: &[Arc<Resource>]) -> Audience {
-    match resources {
-        [one] => Audience::One(one.identifier.clone()),
-        many => Audience::Many(many.iter().map(|resource| resource.identifier.clone()).collect()),
-    }
+/// Signs what something was used up for, at a place that was kept before; where that is not enough, a full queue is
+/// waited for as long as the request lasts.
+async fn sign_at_last<C: Serialize + Sync>(
+    signer: &Signer,
+    places: &mut Vec<Place>,
+    typ: Typ,
+    claims: &C,
+) -> Result<String> {
+    let kept = if signer.is_slow() { places.pop() } else { None };
+    let place = match kept {
+        Some(place) => Some(place),
+        None => loop {
+            match signer.place() {
+                Err(busy) if busy.code == Code::TemporarilyUnavailable => tokio::time::sleep(SHORT).await,
+                taken => break taken?,
+            }
+        },
+    };
+    signer.sign_at(place, typ, claims).await
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::pair::{KeyError, KeyPair};
 use crate::error::{Error, Result};
-use crate::pool::{Permit, Pool};
+use crate::pool::{Place, Pool};
 use crate::wire::{Algorithm, vocabulary};
 
 vocabulary! {
@@ -83,35 +83,35 @@ impl Signer {
         &self.pair
     }
 
-    /// Reserves one signature. Take it before consuming anything that may be used only once, so that an overload
-    /// burns nothing. Costs nothing for keys that sign quickly.
+    /// Keeps a place for one signature. Take it before consuming anything that may be used only once, so that an
+    /// overload burns nothing. `None` for keys that sign quickly: they need none.
     ///
     /// # Errors
     /// `temporarily_unavailable`, try again in 1 s, when too many wait already.
-    pub async fn permit(&self) -> Result<Permit> {
-        if self.is_slow() { self.pool.permit(None).await } else { Ok(Permit::default()) }
+    pub fn place(&self) -> Result<Option<Place>> {
+        self.is_slow().then(|| self.pool.place()).transpose()
     }
 
     /// Makes a token of `claims`, which must serialise to a JSON object.
     ///
     /// # Errors
-    /// As [`Signer::permit`]; `server_error` when the claims do not serialise or the library fails.
+    /// As [`Signer::place`]; `server_error` when the claims do not serialise or the library fails.
     pub async fn sign<C: Serialize + Sync>(&self, typ: Typ, claims: &C) -> Result<String> {
-        self.sign_with(self.permit().await?, typ, claims).await
+        self.sign_at(self.place()?, typ, claims).await
     }
 
-    /// As [`Signer::sign`], with a permit taken before. A permit taken for a quick key is exchanged if this key is
-    /// slow, which then may fail as [`Signer::permit`] does.
+    /// As [`Signer::sign`], at a place that was kept before. A slow key without one takes it now, which then may fail
+    /// as [`Signer::place`] does.
     ///
     /// # Errors
     /// As [`Signer::sign`].
-    pub async fn sign_with<C: Serialize + Sync>(&self, permit: Permit, typ: Typ, claims: &C) -> Result<String> {
+    pub async fn sign_at<C: Serialize + Sync>(&self, place: Option<Place>, typ: Typ, claims: &C) -> Result<String> {
         let mut token = self.unsigned(typ, claims)?;
         let signature = if self.is_slow() {
-            let permit = if permit.is_reserved() { permit } else { self.permit().await? };
+            let place = place.map_or_else(|| self.pool.place(), Ok)?;
             let pair = Arc::clone(&self.pair);
             let work = move || (pair.sign(token.as_bytes()), token);
-            let (signature, returned) = permit.run(work).await?;
+            let (signature, returned) = place.permit().await?.run(work).await?;
             token = returned;
             signature?
         } else {
@@ -133,7 +133,7 @@ impl Signer {
     }
 
     /// Whether one signature takes so long (RSA: about 0.3 ms, Ed25519 0.01) that it would hold up a worker.
-    fn is_slow(&self) -> bool {
+    pub fn is_slow(&self) -> bool {
         matches!(self.algorithm(), Algorithm::Rs256 | Algorithm::Ps256)
     }
 }
@@ -188,28 +188,18 @@ mod tests {
     async fn overload_is_refused_before_anything_is_consumed_and_ends_with_the_load() {
         let pool = Pool::new(1, 1);
         let (slow, quick) = (signer(Algorithm::Rs256, "RS256", &pool), signer(Algorithm::EdDsa, "EdDSA", &pool));
-        let held = slow.permit().await.unwrap();
-
-        let mut waiter = Box::pin(slow.permit());
-        tokio::select! {
-            biased;
-            _ = &mut waiter => panic!("the only core is taken"),
-            () = std::future::ready(()) => {}
-        }
-        assert_eq!(pool.waiting(), 1);
+        let (held, other) = (slow.place().unwrap(), slow.place().unwrap());
         let refused = slow.sign(Typ::Jwt, &json!({})).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after), (Code::TemporarilyUnavailable, Some(1)));
-        assert_eq!(pool.waiting(), 1);
-        // Quick keys go on meanwhile.
+        // Quick keys go on meanwhile, and keep no place.
+        assert!(quick.place().unwrap().is_none());
         quick.sign(Typ::Jwt, &json!({})).await.unwrap();
-        // A permit that a quick key gave is worth nothing to a slow one.
-        let empty = quick.permit().await.unwrap();
-        assert!(slow.sign_with(empty, Typ::Jwt, &json!({})).await.is_err());
+        // Who has no place gets none later.
+        assert!(slow.sign_at(None, Typ::Jwt, &json!({})).await.is_err());
 
-        drop(waiter);
-        assert_eq!(pool.waiting(), 0);
-        slow.sign_with(held, Typ::Jwt, &json!({})).await.unwrap();
+        slow.sign_at(held, Typ::Jwt, &json!({})).await.unwrap();
         slow.sign(Typ::Jwt, &json!({})).await.unwrap();
+        drop(other);
     }
 
     #[test]

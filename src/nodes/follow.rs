@@ -8,6 +8,7 @@ use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{FOREVER, LEASE, MOST_SKEW, RENEW, SQLITE_POLL, StartError};
+use crate::claims::Mappers;
 use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Services;
 use crate::resources::Catalog;
@@ -27,12 +28,12 @@ async fn join_now(services: &Services) -> Result<Follower, StartError> {
     let node = &services.node;
     let mut follower = Follower::new(&services.db).await?;
     let started = follow_clock(services, &mut follower).await?;
-    renew(services).await?;
+    renew(services, &mut follower).await?;
     let head = feed::head(follower.conn()).await?;
     reload(services, &mut follower).await?;
     node.applied.send_replace(head);
     catch_up(services, &mut follower).await?;
-    publish_applied(services).await?;
+    publish_applied(services, &mut follower).await?;
     node.extend(started);
     Ok(follower)
 }
@@ -57,7 +58,7 @@ pub async fn follow(services: Arc<Services>, mut follower: Follower, stop: Cance
         if !services.node.holds_lock() {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = retake(&services) => follower.forget(),
+                () = retake(&services, &mut follower) => follower.forget(),
             }
         }
         let started = services.clock.monotonic();
@@ -97,7 +98,7 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
             return Err(StoreError::Unavailable("the lock file is gone".into()));
         }
         if renewing && services.db.sqlite_path().is_none() || services.db.write_failed() {
-            renew(services).await?;
+            renew(services, follower).await?;
         }
         let applied = services.node.applied();
         if follower.stirred().await? {
@@ -107,7 +108,7 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
             services.node.extend(started);
         }
         if services.node.applied() > applied {
-            publish_applied(services).await?;
+            publish_applied(services, follower).await?;
         }
         Ok(())
     };
@@ -118,7 +119,7 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
 
 /// The lock file was removed or replaced, so another server may run on this database. Waits until the lock can be had
 /// again, and until whoever else lost it that way has no lease either; what changed meanwhile stands in the feed.
-async fn retake(services: &Services) {
+async fn retake(services: &Services, follower: &mut Follower) {
     let Some(path) = services.db.sqlite_path() else { return };
     tracing::error!(
         database = %path.display(),
@@ -130,7 +131,7 @@ async fn retake(services: &Services) {
                 *services.node.lock() = Some(lock);
                 tokio::time::sleep(LEASE).await;
                 // Another server may have swept our row.
-                while let Err(cause) = renew(services).await {
+                while let Err(cause) = renew(services, follower).await {
                     tracing::error!(%cause, "this server has the lock again, and cannot write the database");
                     tokio::time::sleep(RENEW).await;
                 }
@@ -153,17 +154,16 @@ async fn follow_clock(services: &Services, follower: &mut Follower) -> Result<Mi
     Ok(before)
 }
 
-async fn renew(services: &Services) -> Result<(), StoreError> {
-    let (id, applied) = (services.node.id, services.node.applied());
+async fn renew(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    let (id, applied, now) = (services.node.id, services.node.applied(), services.clock.now());
     // On SQLite never the same twice: a row that says what it said before is not written, and a full disk not noticed.
-    let promised = if services.db.sqlite_path().is_some() { FOREVER } else { micros(LEASE) };
-    let until = services.clock.now() + promised;
-    services.db.write(move |tx| Box::pin(async move { nodes::renew(tx, id, until, applied).await })).await.map(drop)
+    let until = now + if services.db.sqlite_path().is_some() { FOREVER } else { micros(LEASE) };
+    follower.write(&services.db, move |conn| Box::pin(nodes::renew(conn, id, now, until, applied))).await
 }
 
-async fn publish_applied(services: &Services) -> Result<(), StoreError> {
+async fn publish_applied(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
     let (id, applied) = (services.node.id, services.node.applied());
-    services.db.write(move |tx| Box::pin(async move { nodes::applied(tx, id, applied).await })).await.map(drop)
+    follower.write(&services.db, move |conn| Box::pin(nodes::applied(conn, id, applied))).await
 }
 
 /// Applies what is new, in order. Numbers have no gaps: one that is missing was swept before we read it.
@@ -197,8 +197,17 @@ fn has_no_gap(applied: i64, changes: &[Change]) -> bool {
     changes.iter().all(|change| std::mem::replace(&mut last, change.seq) + 1 >= change.seq)
 }
 
+/// Revocations of one batch from which on all are read anew.
+const MANY: usize = 100;
+
 async fn apply(services: &Services, follower: &mut Follower, changes: &[Change]) -> Result<(), StoreError> {
-    let (mut resources, mut keys, mut clients) = (false, false, false);
+    let (mut resources, mut keys, mut clients, mut mappers) = (false, false, false, false);
+    let is_revocation = |change: &&Change| change.kind == Kind::Revocation.as_str();
+    // Many at once are read at once: one by one they could take longer than a lease.
+    let many = changes.iter().filter(is_revocation).count() > MANY;
+    if many {
+        services.revocations.learn(revocations::all(follower.conn(), services.clock.now()).await?);
+    }
     for change in changes {
         match change.kind.parse() {
             Ok(Kind::Client) => {
@@ -206,7 +215,9 @@ async fn apply(services: &Services, follower: &mut Follower, changes: &[Change])
                 clients = true;
             }
             Ok(Kind::Resource) => resources = true,
+            Ok(Kind::ClaimMapper) => mappers = true,
             Ok(Kind::SigningKey) => keys = true,
+            Ok(Kind::Revocation) if many => {}
             Ok(Kind::Revocation) => services.revocations.learn(revocations::get(follower.conn(), &change.id).await?),
             // A kind that only a later release writes, and acts on.
             Err(_) => {}
@@ -215,8 +226,13 @@ async fn apply(services: &Services, follower: &mut Follower, changes: &[Change])
     if clients {
         services.clients.reload_origins(follower.conn()).await?;
     }
-    if resources {
-        services.resources.store(Arc::new(Catalog::load(follower.conn()).await?));
+    if mappers {
+        services.claim_mappers.store(Arc::new(Mappers::load(follower.conn()).await?));
+    }
+    // Discovery tells of both, and is rendered anew with the catalog.
+    if resources || mappers {
+        let catalog = Catalog::load(follower.conn()).await?;
+        services.resources.store(Arc::new(catalog.with_built_in(&services.issuer)));
     }
     if keys {
         services.keys.reload(follower.conn()).await?;
@@ -227,7 +243,9 @@ async fn apply(services: &Services, follower: &mut Follower, changes: &[Change])
 async fn reload(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
     let conn = follower.conn();
     services.clients.reload(conn).await?;
-    services.resources.store(Arc::new(Catalog::load(conn).await?));
+    services.claim_mappers.store(Arc::new(Mappers::load(conn).await?));
+    let catalog = Catalog::load(conn).await?;
+    services.resources.store(Arc::new(catalog.with_built_in(&services.issuer)));
     services.keys.reload(conn).await?;
     services.revocations.learn(revocations::all(conn, services.clock.now()).await?);
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{AUTHORIZATION, ORIGIN};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
 use super::OAuth;
@@ -14,8 +14,7 @@ use crate::clients::{Client, auth};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
 use crate::form::Form;
-use crate::http::layers::Peer;
-use crate::http::{cors, form};
+use crate::http::{cors, form, view};
 
 /// A request by a client. An endpoint begins one, answers (reads it, authenticates, does its work) and finishes it.
 pub(super) struct Call<'s> {
@@ -32,10 +31,7 @@ impl<'s> Call<'s> {
     /// The call that `request` is, and the body to read its form from.
     pub(super) fn begin(oauth: &'s OAuth, request: Request) -> (Self, Body) {
         let (parts, body) = request.into_parts();
-        let cx = match parts.extensions.get::<Peer>() {
-            Some(peer) => Cx::new(&oauth.services, peer.address, peer.request_id.as_str().into()),
-            None => Cx::new(&oauth.services, std::net::Ipv4Addr::UNSPECIFIED.into(), "".into()),
-        };
+        let cx = view(&oauth.services, &parts.extensions);
         let call = Self { cx, form: Form::default(), headers: parts.headers, max_body: oauth.max_body, client: None };
         (call, body)
     }
@@ -78,11 +74,7 @@ impl<'s> Call<'s> {
 
     /// CORS, after the end: a page may read `response` when the client that it named registered the page's origin.
     pub(super) fn allow_origin(&self, mut response: Response) -> Response {
-        if let Some(origin) = self.headers.get(ORIGIN) {
-            let client = self.client.as_deref();
-            let allowed = origin.to_str().is_ok_and(|origin| client.is_some_and(|client| client.allows_origin(origin)));
-            cors::allow(response.headers_mut(), allowed.then_some(origin));
-        }
+        cors::allow_client(&mut response, &self.headers, self.client.as_deref());
         response
     }
 
@@ -92,11 +84,9 @@ impl<'s> Call<'s> {
     }
 }
 
-/// A preflight for an endpoint of clients: it names none, so any registered origin is told yes.
+/// A preflight for an endpoint of clients.
 pub(super) async fn preflight(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
-    let origin = headers.get(ORIGIN);
-    let known = origin.filter(|origin| origin.to_str().is_ok_and(|origin| oauth.services.clients.knows_origin(origin)));
-    cors::preflight(known, "POST")
+    cors::preflight_client(&oauth.services.clients, &headers, "POST")
 }
 
 /// A preflight for a public document.

@@ -14,16 +14,24 @@ use crate::audit::Counted;
 use crate::clients::Client;
 use crate::error::{Error, Result};
 use crate::http::render;
-use crate::issue::{self, AccessClaims, Described};
+use crate::issue::{self, AccessClaims, Described, LiveRefresh, RefreshToken};
 
 /// RFC 7662 §2.2 for a live token.
 #[derive(Serialize)]
 #[expect(clippy::struct_field_names, reason = "the wire's name")]
-struct Active<'t> {
+struct Active<'t, C> {
     active: bool,
-    token_type: &'static str,
+    /// Of an access token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'static str>,
     #[serde(flatten)]
-    claims: &'t AccessClaims,
+    claims: &'t C,
+}
+
+/// What is alive.
+enum Found {
+    Access(Arc<Described>),
+    Refresh(LiveRefresh),
 }
 
 /// All that is said of any other.
@@ -37,16 +45,19 @@ pub(super) async fn introspect(State(oauth): State<Arc<OAuth>>, request: Request
         Err(error) => call.cx.metrics.introspection_refused(error.code),
     }
     let outcome = outcome.map(|found| match found {
-        Some(found) => {
-            let active = Active { active: true, token_type: "Bearer", claims: &found.claims };
+        Some(Found::Access(found)) => {
+            let active = Active { active: true, token_type: Some("Bearer"), claims: &found.claims };
             render::json(StatusCode::OK, &active)
+        }
+        Some(Found::Refresh(claims)) => {
+            render::json(StatusCode::OK, &Active { active: true, token_type: None, claims: &claims })
         }
         None => render::json_bytes(StatusCode::OK, INACTIVE),
     });
     call.finish(Counted::Introspection, outcome).await
 }
 
-async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Arc<Described>>> {
+async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Found>> {
     call.read(body).await?;
     let client = call.authenticate().await?;
     // RFC 7662 §2.1: the endpoint requires authorization, which a public client cannot show.
@@ -54,10 +65,16 @@ async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Arc<Described>
         return Err(Error::invalid_client());
     }
     let token = call.form.get("token").ok_or_else(|| Error::invalid_request("token is missing."))?;
-    let found = issue::describe(&call.cx, token).await?;
+    let found = if let Some(token) = RefreshToken::open(&call.cx.mac, token) {
+        // Only whom it was issued to may know of it.
+        issue::describe_refresh(&call.cx, &client, token).await?.map(Found::Refresh)
+    } else {
+        let found = issue::describe(&call.cx, token).await?;
+        found.filter(|found| may_know(&client, &found.claims)).map(Found::Access)
+    };
     // The last thing before the answer: without a lease this node does not know what was revoked elsewhere.
     call.cx.require_lease()?;
-    Ok(found.filter(|found| may_know(&client, &found.claims)))
+    Ok(found)
 }
 
 /// A client may know of what it was issued and of what is meant for a resource that it serves.

@@ -10,19 +10,29 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use super::{INTROSPECTION_PATH, JWKS_PATH, OAuth, REVOCATION_PATH};
+use crate::claims;
 use crate::cx::Services;
 use crate::http::cors;
 use crate::http::render::Document;
-use crate::keys::KeyRing;
+use crate::keys::{KeyRing, KeyState};
 use crate::resources::Catalog;
-use crate::wire::{Algorithm, AuthMethod, GrantType, TOKEN_PATH};
+use crate::wire::{
+    AUTHORIZATION_PATH, Algorithm, AuthMethod, GrantType, LOGOUT_PATH, Prompt, ResponseMode, TOKEN_PATH, USERINFO_PATH,
+};
 
 /// The documents as last rendered, each with the snapshot that it shows.
 pub struct Published {
     /// How long a verifier may keep them, in seconds.
     max_age: u32,
     jwks: ArcSwapOption<(Arc<KeyRing>, Document)>,
-    discovery: ArcSwapOption<(Arc<Catalog>, Document)>,
+    discovery: ArcSwapOption<Discovered>,
+}
+
+/// Discovery as last rendered, with the snapshots that it shows.
+struct Discovered {
+    catalog: Arc<Catalog>,
+    ring: Arc<KeyRing>,
+    document: Document,
 }
 
 impl Published {
@@ -32,30 +42,28 @@ impl Published {
     }
 
     fn jwks(&self, ring: Arc<KeyRing>) -> Arc<(Arc<KeyRing>, Document)> {
-        fresh(&self.jwks, ring, |ring| Document::new(ring.jwks().clone(), "application/jwk-set+json", self.max_age))
+        match self.jwks.load_full() {
+            Some(last) if Arc::ptr_eq(&last.0, &ring) => last,
+            _ => {
+                let document = Document::new(ring.jwks().clone(), "application/jwk-set+json", self.max_age);
+                let rendered = Arc::new((ring, document));
+                self.jwks.store(Some(rendered.clone()));
+                rendered
+            }
+        }
     }
 
-    fn discovery(&self, services: &Services) -> Arc<(Arc<Catalog>, Document)> {
-        fresh(&self.discovery, services.resources.load_full(), |catalog| {
-            let text = serde_json::to_vec(&Discovery::of(services, catalog)).unwrap_or_default();
-            Document::new(text, "application/json", self.max_age)
-        })
-    }
-}
-
-/// What was rendered of `now`, or `render`ed anew.
-fn fresh<T>(
-    last: &ArcSwapOption<(Arc<T>, Document)>,
-    now: Arc<T>,
-    render: impl FnOnce(&T) -> Document,
-) -> Arc<(Arc<T>, Document)> {
-    match last.load_full() {
-        Some(last) if Arc::ptr_eq(&last.0, &now) => last,
-        _ => {
-            let document = render(&now);
-            let rendered = Arc::new((now, document));
-            last.store(Some(rendered.clone()));
-            rendered
+    fn discovery(&self, services: &Services) -> Arc<Discovered> {
+        let (catalog, ring) = (services.resources.load_full(), services.keys.ring());
+        match self.discovery.load_full() {
+            Some(last) if Arc::ptr_eq(&last.catalog, &catalog) && Arc::ptr_eq(&last.ring, &ring) => last,
+            _ => {
+                let text = serde_json::to_vec(&Discovery::of(services, &catalog, &ring)).unwrap_or_default();
+                let document = Document::new(text, "application/json", self.max_age);
+                let rendered = Arc::new(Discovered { catalog, ring, document });
+                self.discovery.store(Some(rendered.clone()));
+                rendered
+            }
         }
     }
 }
@@ -67,23 +75,38 @@ pub(super) async fn jwks(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) ->
 }
 
 pub(super) async fn discovery(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
-    let mut response = oauth.published.discovery(&oauth.services).1.respond(&headers);
+    let mut response = oauth.published.discovery(&oauth.services).document.respond(&headers);
     cors::allow_any(response.headers_mut());
     response
 }
 
-/// RFC 8414 §2. Only what works stands here: with the authorization endpoint come `authorization_endpoint` and the
-/// members that OpenID Connect demands.
+/// RFC 8414 §2, OpenID Connect Discovery §3. Only what works stands here.
 #[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of its own on the wire")]
 struct Discovery<'s> {
     issuer: &'s str,
+    authorization_endpoint: String,
     token_endpoint: String,
+    userinfo_endpoint: String,
+    end_session_endpoint: String,
     jwks_uri: String,
     introspection_endpoint: String,
     revocation_endpoint: String,
-    response_types_supported: [&'static str; 0],
+    response_types_supported: [&'static str; 1],
+    response_modes_supported: &'static [ResponseMode],
     grant_types_supported: &'static [GrantType],
+    subject_types_supported: [&'static str; 1],
     scopes_supported: Vec<&'s str>,
+    claims_supported: Vec<String>,
+    ui_locales_supported: [&'static str; 1],
+    prompt_values_supported: &'static [Prompt],
+    code_challenge_methods_supported: [&'static str; 1],
+    authorization_response_iss_parameter_supported: bool,
+    claims_parameter_supported: bool,
+    request_parameter_supported: bool,
+    request_uri_parameter_supported: bool,
+    id_token_signing_alg_values_supported: Vec<&'s str>,
+    userinfo_signing_alg_values_supported: Vec<&'s str>,
     token_endpoint_auth_methods_supported: &'static [AuthMethod],
     token_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     introspection_endpoint_auth_methods_supported: Vec<AuthMethod>,
@@ -93,21 +116,40 @@ struct Discovery<'s> {
 }
 
 impl<'s> Discovery<'s> {
-    fn of(services: &'s Services, catalog: &'s Catalog) -> Self {
+    fn of(services: &'s Services, catalog: &'s Catalog, ring: &'s KeyRing) -> Self {
         let issuer = &services.issuer;
         let algorithms = || Algorithm::ALL.iter().flat_map(|algorithm| algorithm.names()).copied().collect::<Vec<_>>();
         let mut scopes: Vec<&str> =
             catalog.iter().flat_map(|resource| resource.scopes.keys().map(String::as_str)).collect();
         scopes.sort_unstable();
+        // What we sign with now, under the names that headers have.
+        let active = ring.entries().iter().filter(|entry| entry.state == KeyState::Active);
+        let mut signing: Vec<&str> = active.map(|entry| entry.alg_name.as_str()).collect();
+        signing.dedup();
         Self {
             issuer: issuer.as_str(),
+            authorization_endpoint: issuer.endpoint(AUTHORIZATION_PATH),
             token_endpoint: issuer.endpoint(TOKEN_PATH),
+            userinfo_endpoint: issuer.endpoint(USERINFO_PATH),
+            end_session_endpoint: issuer.endpoint(LOGOUT_PATH),
             jwks_uri: issuer.endpoint(JWKS_PATH),
             introspection_endpoint: issuer.endpoint(INTROSPECTION_PATH),
             revocation_endpoint: issuer.endpoint(REVOCATION_PATH),
-            response_types_supported: [],
+            response_types_supported: ["code"],
+            response_modes_supported: ResponseMode::ALL,
             grant_types_supported: GrantType::ALL,
+            subject_types_supported: ["public"],
             scopes_supported: scopes,
+            claims_supported: claims::claims_supported(services),
+            ui_locales_supported: ["en"],
+            prompt_values_supported: Prompt::ALL,
+            code_challenge_methods_supported: ["S256"],
+            authorization_response_iss_parameter_supported: true,
+            claims_parameter_supported: true,
+            request_parameter_supported: false,
+            request_uri_parameter_supported: false,
+            id_token_signing_alg_values_supported: signing.clone(),
+            userinfo_signing_alg_values_supported: signing,
             token_endpoint_auth_methods_supported: AuthMethod::ALL,
             token_endpoint_auth_signing_alg_values_supported: algorithms(),
             introspection_endpoint_auth_methods_supported: AuthMethod::ALL

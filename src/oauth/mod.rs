@@ -1,10 +1,12 @@
 //! The OAuth 2.0 endpoints: one file each, under its wire name.
 
+pub mod authorize;
 mod endpoint;
 pub mod grants;
 mod introspect;
 mod metadata;
 mod revoke;
+mod targets;
 mod token;
 
 use std::sync::Arc;

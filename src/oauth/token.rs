@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::OAuth;
 use super::endpoint::Call;
-use super::grants::client_credentials;
+use super::grants::{authorization_code, client_credentials, refresh_token};
 use crate::audit::Counted;
 use crate::error::{Code, Error, Result};
 use crate::form::Form;
@@ -36,6 +36,8 @@ async fn answer(call: &mut Call<'_>, body: Body) -> Result<TokenResponse> {
         return Err(Error::new(Code::UnauthorizedClient, "This client may not use this grant."));
     }
     let issue = match grant {
+        GrantType::AuthorizationCode => authorization_code::decide(&call.cx, &client, &call.form)?,
+        GrantType::RefreshToken => refresh_token::decide(&call.cx, &client, &call.form)?,
         GrantType::ClientCredentials => client_credentials::decide(&call.cx, &client, &call.form)?,
     };
     let tokens = issue::tokens(&call.cx, &client, issue).await?;

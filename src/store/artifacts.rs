@@ -14,6 +14,11 @@ vocabulary! {
         ClientAssertion = "client_assertion",
         /// An opaque access token; the id is its SHA-256, the body its description as JSON.
         AccessToken = "access_token",
+        /// An authorization request that was posted, checked, on its way to a GET; the id is a SHA-256, the body
+        /// `Asked` as JSON.
+        AuthorizationRequest = "authorization_request",
+        /// A sign-in on its way; the id is a SHA-256, the body a `Flow` as JSON.
+        AuthorizationFlow = "authorization_flow",
     }
 }
 
@@ -34,6 +39,8 @@ const MANY: usize = 32;
 queries! {
     PUT = "INSERT INTO artifacts (kind, id, body, expires_at) VALUES ($1, $2, $3, $4)";
     GET = "SELECT body FROM artifacts WHERE kind = $1 AND id = $2 AND expires_at > $3";
+    PATCH = "UPDATE artifacts SET body = $3 WHERE kind = $1 AND id = $2 AND expires_at > $4";
+    TAKE = "DELETE FROM artifacts WHERE kind = $1 AND id = $2 AND expires_at > $3 RETURNING body";
     BURN_ONE = burn!("$2, '', $3");
     BURN_MANY = burn!(
         "$2, '', $3" "$4, '', $5" "$6, '', $7" "$8, '', $9"
@@ -60,6 +67,17 @@ pub async fn put(tx: &mut Tx, kind: Kind, id: &Key, body: &str, expires_at: Micr
 /// The body of a live artifact.
 pub async fn get(conn: &mut Conn, kind: Kind, id: &Key, now: Micros) -> Result<Option<String>, StoreError> {
     let row: Option<(String,)> = fetch!(optional, conn, GET, kind.as_str(), &id[..], now)?;
+    Ok(row.map(|(body,)| body))
+}
+
+/// Gives a live artifact another body; false when there is none.
+pub async fn patch(tx: &mut Tx, kind: Kind, id: &Key, body: &str, now: Micros) -> Result<bool, StoreError> {
+    Ok(execute!(tx, PATCH, kind.as_str(), &id[..], body, now)? > 0)
+}
+
+/// Takes a live artifact away, once: of several that try, one gets its body.
+pub async fn take(tx: &mut Tx, kind: Kind, id: &Key, now: Micros) -> Result<Option<String>, StoreError> {
+    let row: Option<(String,)> = fetch!(optional, tx, TAKE, kind.as_str(), &id[..], now)?;
     Ok(row.map(|(body,)| body))
 }
 

@@ -18,6 +18,8 @@ pub(super) enum Raw {
     SqliteReader(PoolConnection<sqlx::Sqlite>),
     SqliteWriter(SqliteConnection),
     Postgres(PoolConnection<Postgres>),
+    /// Outside the pool.
+    PostgresOwn(PgConnection),
     PostgresTx(Transaction<'static, Postgres>),
 }
 
@@ -39,6 +41,7 @@ impl Conn {
             Raw::SqliteReader(conn) => On::Sqlite(conn),
             Raw::SqliteWriter(conn) => On::Sqlite(conn),
             Raw::Postgres(conn) => On::Postgres(conn),
+            Raw::PostgresOwn(conn) => On::Postgres(conn),
             Raw::PostgresTx(conn) => On::Postgres(conn),
         }
     }

@@ -1,11 +1,13 @@
 //! The change feed: what changed, in the order of commits, for every node to follow.
 
+use std::collections::BTreeSet;
+
 use sqlx::FromRow;
 use sqlx::postgres::PgListener;
 use sqlx::{Executor, Row};
 
 use super::conn::{On, execute, fetch, queries};
-use super::{Conn, Db, Location, StoreError, Tx};
+use super::{Conn, Db, JobFuture, Location, StoreError, Tx};
 use crate::clock::{Clock, Micros};
 use crate::wire::vocabulary;
 
@@ -16,6 +18,8 @@ vocabulary! {
         Client = "client",
         /// A resource or its scopes; the id is the identifier.
         Resource = "resource",
+        /// A claim mapper; the id is its claim, scope and client.
+        ClaimMapper = "claim_mapper",
         /// A signing key; the id is the `kid`.
         SigningKey = "signing_key",
         /// A revocation; the id is `kind:id` as in [`super::revocations`].
@@ -54,7 +58,7 @@ pub struct Change {
 }
 
 /// Takes the next sequence number, and with it the feed's lock until the commit; so it comes last.
-pub(super) async fn append(tx: &mut Tx, announced: &[(Kind, String)]) -> Result<i64, StoreError> {
+pub(super) async fn append(tx: &mut Tx, announced: &BTreeSet<(Kind, String)>) -> Result<i64, StoreError> {
     let (seq,): (i64,) = fetch!(one, tx, NEXT)?;
     let now = tx.now();
     for (kind, id) in announced {
@@ -93,8 +97,8 @@ pub async fn sweep(tx: &mut Tx, before: Micros, limit: i64) -> Result<u64, Store
     execute!(tx, SWEEP, before, limit)
 }
 
-/// The connection by which a node follows the feed, kept for its life: SQLite's `data_version` compares with
-/// what the same connection saw before.
+/// The connection by which a node follows the feed and keeps its lease, kept for its life: SQLite's `data_version`
+/// compares with what the same connection saw before, and on PostgreSQL a lease waits behind nobody's requests.
 pub struct Follower {
     conn: Conn,
     data_version: i64,
@@ -106,12 +110,26 @@ impl Follower {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn new(db: &Db) -> Result<Self, StoreError> {
-        Ok(Self { conn: db.reader().await?, data_version: -1 })
+        Ok(Self { conn: db.connection().await?, data_version: -1 })
     }
 
     /// The connection, to read with.
     pub fn conn(&mut self) -> &mut Conn {
         &mut self.conn
+    }
+
+    /// Runs the one statement of `job` about this node itself: by this connection, or by SQLite's writer.
+    ///
+    /// # Errors
+    /// What `job` met; on SQLite as [`Db::write`].
+    pub async fn write<F>(&mut self, db: &Db, job: F) -> Result<(), StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut Conn) -> JobFuture<'c, ()> + Send + 'static,
+    {
+        match &db.shared.location {
+            Location::Sqlite(_) => db.write(move |tx| job(tx)).await.map(drop),
+            Location::Postgres(_) => job(&mut self.conn).await,
+        }
     }
 
     /// Whether something may have changed since the last call. On PostgreSQL always: the poll is the truth.

@@ -8,7 +8,10 @@ use super::sqlite::Lock;
 use super::{Db, Engine, StoreError};
 
 /// (version, name, text). Append only; expand first, contract one release later.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "spine", include_str!("../../migrations/0001_spine.sql")),
+    (2, "people", include_str!("../../migrations/0002_people.sql")),
+];
 
 queries! {
     APPLIED = "SELECT MAX(version) FROM _sqlx_migrations WHERE success";

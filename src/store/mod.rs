@@ -5,18 +5,25 @@
 //! gets a [`Tx`]; what is announced with [`Tx::announce`] reaches every node by the change feed.
 
 pub mod artifacts;
+pub mod attempts;
 pub mod audit;
+pub mod claim_mappers;
 pub mod clients;
 mod conn;
+pub mod consents;
 pub mod feed;
+pub mod grants;
+pub mod mac_keys;
 pub mod meta;
 mod migrate;
 pub mod nodes;
 pub mod resources;
 pub mod revocations;
 mod row;
+pub mod sessions;
 pub mod signing_keys;
 mod sqlite;
+pub mod users;
 mod write;
 
 use std::path::Path;
@@ -24,8 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Micros};
@@ -192,6 +199,19 @@ impl Db {
         }
     }
 
+    /// A connection that nobody else waits for: on PostgreSQL outside the pool, to write with as well; SQLite's is a
+    /// reader. It is closed when dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database does not answer before the deadline.
+    async fn connection(&self) -> Result<Conn, StoreError> {
+        let Engine::Postgres(pool) = &self.engine else { return self.reader().await };
+        let options = pool.connect_options();
+        let connected = tokio::time::timeout(self.shared.deadline, PgConnection::connect_with(&options)).await;
+        let late = |_| StoreError::Unavailable("the database did not answer in time".into());
+        Ok(Conn::new(conn::Raw::PostgresOwn(connected.map_err(late)??), self.shared.clone()))
+    }
+
     /// Reads with `job` under the deadline.
     ///
     /// # Errors
@@ -285,8 +305,7 @@ fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> 
         ("idle_in_transaction_session_timeout", "15000"),
     ]);
     let pool = PgPoolOptions::new()
-        // One more: the change feed keeps its own.
-        .max_connections(options.max_connections + 1)
+        .max_connections(options.max_connections)
         .acquire_timeout(options.deadline)
         .test_before_acquire(false)
         // A connection whose query was given up may never answer again: then it is cut, not kept waiting for.
@@ -304,15 +323,22 @@ fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> 
 pub fn queries() -> impl Iterator<Item = (&'static str, &'static str)> {
     [
         artifacts::QUERIES,
+        attempts::QUERIES,
         audit::QUERIES,
+        claim_mappers::QUERIES,
         clients::QUERIES,
+        consents::QUERIES,
         feed::QUERIES,
+        grants::QUERIES,
+        mac_keys::QUERIES,
         meta::QUERIES,
         migrate::QUERIES,
         nodes::QUERIES,
         resources::QUERIES,
         revocations::QUERIES,
+        sessions::QUERIES,
         signing_keys::QUERIES,
+        users::QUERIES,
     ]
     .into_iter()
     .flatten()

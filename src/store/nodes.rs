@@ -15,15 +15,14 @@ queries! {
     SWEEP = "DELETE FROM nodes WHERE lease_until < $1";
 }
 
-/// Takes or renews the lease of node `id`; one that comes late shortens nothing.
-pub async fn renew(tx: &mut Tx, id: Id, until: Micros, applied: i64) -> Result<(), StoreError> {
-    let now = tx.now();
-    execute!(tx, RENEW, &id[..], until, applied, now).map(drop)
+/// Takes or renews, at `now`, the lease of node `id`; one that comes late shortens nothing.
+pub async fn renew(conn: &mut Conn, id: Id, now: Micros, until: Micros, applied: i64) -> Result<(), StoreError> {
+    execute!(conn, RENEW, &id[..], until, applied, now).map(drop)
 }
 
 /// Says that node `id` has applied the feed up to `seq`.
-pub async fn applied(tx: &mut Tx, id: Id, seq: i64) -> Result<(), StoreError> {
-    execute!(tx, APPLIED, &id[..], seq).map(drop)
+pub async fn applied(conn: &mut Conn, id: Id, seq: i64) -> Result<(), StoreError> {
+    execute!(conn, APPLIED, &id[..], seq).map(drop)
 }
 
 /// How many nodes other than `me` hold a lease at `now` and have not applied `seq`.

@@ -12,6 +12,8 @@ vocabulary! {
     pub enum Kind {
         /// One token; the id is its `jti`.
         Token = "token",
+        /// Everything of one grant; the id is the grant's, in base64url.
+        Grant = "grant",
         /// Everything of a client that was issued before `not_before`; the id is the `client_id`.
         Client = "client",
     }

@@ -1,5 +1,6 @@
 //! Changing the database: one closure, one transaction, one answer after COMMIT.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub type JobFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> +
 pub struct Tx {
     conn: Conn,
     now: Micros,
-    announced: Vec<(feed::Kind, String)>,
+    announced: BTreeSet<(feed::Kind, String)>,
 }
 
 /// A value and, when its transaction announced something, the feed's sequence number.
@@ -33,7 +34,7 @@ pub struct Committed<T> {
 
 impl Tx {
     pub(super) fn new(conn: Conn, now: Micros) -> Self {
-        Self { conn, now, announced: Vec::new() }
+        Self { conn, now, announced: BTreeSet::new() }
     }
 
     /// The time of this transaction.
@@ -43,10 +44,7 @@ impl Tx {
 
     /// Tells every node, by the change feed, that `id` of `kind` changed. A mass change is one announcement.
     pub fn announce(&mut self, kind: feed::Kind, id: impl Into<String>) {
-        let change = (kind, id.into());
-        if !self.announced.contains(&change) {
-            self.announced.push(change);
-        }
+        self.announced.insert((kind, id.into()));
     }
 
     /// Runs one job and writes its announcements, which take the feed's lock as late as can be.

@@ -1,13 +1,16 @@
 -- What wrk sends (one thread: each has its own state). From the environment:
 --   LOAD_BODIES          a file with one form body a line, sent in turn by POST; without it, GET
 --   LOAD_AUTHORIZATION   the Authorization header
---   LOAD_COLLECT         a file that takes the access token of every answer, one a line
+--   LOAD_COOKIE          the Cookie header
+--   LOAD_COLLECT         a file that takes a token of every answer, one a line: LOAD_KIND, or access_token
+--   LOAD_REFRESH         a file with one refresh token a line: each is rotated, and what comes of it in its turn
 -- The last line printed is: RESULT requests microseconds p50 p99 errors (latencies in microseconds).
 
 local bodies, sent = {}, 0
 
 function init(_)
     wrk.headers["Authorization"] = os.getenv("LOAD_AUTHORIZATION")
+    wrk.headers["Cookie"] = os.getenv("LOAD_COOKIE")
     local file = os.getenv("LOAD_BODIES")
     if file then
         wrk.method = "POST"
@@ -32,11 +35,34 @@ function init(_)
             return wrk.format(nil, nil, nil, bodies[(sent - 1) % #bodies + 1])
         end
     end
+    local refresh = os.getenv("LOAD_REFRESH")
+    if refresh then
+        wrk.method = "POST"
+        wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
+        local tokens, first = {}, 1
+        for line in io.lines(refresh) do
+            tokens[#tokens + 1] = line
+        end
+        local last = #tokens
+        function request()
+            local token = tokens[first]
+            tokens[first] = nil
+            first = first + 1
+            return wrk.format(nil, nil, nil, "grant_type=refresh_token&refresh_token=" .. (token or "none-left"))
+        end
+        function response(_, _, body)
+            local token = body:match('"refresh_token"%s*:%s*"([^"]+)"')
+            if token then
+                last = last + 1
+                tokens[last] = token
+            end
+        end
+    end
     local collect = os.getenv("LOAD_COLLECT")
     if collect then
-        local out = io.open(collect, "w")
+        local kind, out = os.getenv("LOAD_KIND") or "access_token", io.open(collect, "w")
         function response(_, _, body)
-            local token = body:match('"access_token"%s*:%s*"([^"]+)"')
+            local token = body:match('"' .. kind .. '"%s*:%s*"([^"]+)"')
             if token then
                 out:write(token, "\n")
                 out:flush()

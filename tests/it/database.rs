@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sealwright::clock::Clock;
+use sealwright::keys::Purpose;
 use sealwright::secret::Secret;
 use sealwright::store::{self, Db, Location, Lock, Options};
 use sqlx::{Connection, Executor, SqlSafeStr};
@@ -56,6 +57,20 @@ both! {
             let pkcs8_of_rsa = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
             assert!(!row.sealed.windows(pkcs8_of_rsa.len()).any(|window| window == pkcs8_of_rsa));
         }
+    }
+
+    async fn the_mac_key_is_sealed_and_outlives_a_restart(engine) {
+        let server = Server::empty(engine).await;
+        let rows = server.services.db.read(|conn| Box::pin(store::mac_keys::list(conn))).await.unwrap();
+        assert_eq!((rows.len(), rows[0].sealed[0], rows[0].sealed.len()), (1, 1, 69));
+        let code = server.services.mac.sign(Purpose::Refresh, &[b"a"]);
+        let (place, issuer, clock) = (server.place.clone(), server.issuer.clone(), server.clock.clone());
+        server.stop().await;
+        let change = move |config: &mut sealwright::config::Config| {
+            config.issuer = Some(sealwright::config::Issuer::parse(&issuer).unwrap());
+        };
+        let server = Server::at(place, clock, change).await;
+        assert!(server.services.mac.verify(Purpose::Refresh, &[b"a"], &code));
     }
 
     /// The next release has migrated: this one starts on its schema, serves, follows its feed, and changes it no more.
@@ -193,4 +208,6 @@ async fn two_first_starts_share_their_keys() {
     let (of_a, of_b) = (a.get("/.well-known/jwks.json").await.json, b.get("/.well-known/jwks.json").await.json);
     assert_eq!(of_a, of_b);
     assert_eq!(of_a["keys"].as_array().unwrap().len(), 4);
+    let code = a.services.mac.sign(Purpose::Csrf, &[b"a"]);
+    assert!(b.services.mac.verify(Purpose::Csrf, &[b"a"], &code), "one MAC key for all");
 }

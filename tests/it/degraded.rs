@@ -393,3 +393,21 @@ async fn a_node_whose_clock_is_6_seconds_from_the_databases_is_not_ready() {
     let token = server.token().await;
     assert!(is_active(&server, &gateway, &token).await);
 }
+
+/// Requests may have every connection of the pool, for as long as they like: the node's lease does not wait for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_keeps_its_lease_while_every_connection_is_busy() {
+    let server = Server::with(Engine::Postgres, |config| config.database.deadline_milliseconds = 1000).await;
+    server.apply(EXAMPLE).await;
+    server.token().await;
+    let mut busy = Vec::new();
+    while let Ok(connection) = server.services.db.reader().await {
+        busy.push(connection);
+    }
+    assert_eq!(busy.len(), 4);
+    // Longer than a lease that was renewed before can last; later ones were not.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    until("the lease goes on", async || server.services.node.lease_remaining() > 0).await;
+    until("tokens go on", async || ask_token(&server).await.status == 200).await;
+    drop(busy);
+}

@@ -99,7 +99,7 @@ both! {
         let dead = random().unwrap();
         let written = server.services.db.write(move |tx| {
             Box::pin(async move {
-                nodes::renew(tx, dead, now + 3 * SECOND, 0).await?;
+                nodes::renew(tx, dead, now, now + 3 * SECOND, 0).await?;
                 revocations::add(tx, revocations::Kind::Token, "long", now, now + 30 * DAY).await
             })
         });

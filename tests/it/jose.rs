@@ -328,9 +328,9 @@ both! {
         let decorated = with(&key.header(), &json!({"jku": site.url, "x5u": site.url, "jwk": evil.jwk(), "x5t": "x"}));
         assert_token(&present(&server, &key.sign_as(&decorated, &claims(&server, "one"))).await, "one");
 
-        // A mebibyte of kid does not fit any request, and says so.
+        // A mebibyte of kid does not fit any request, and says so; its connection is of no more use.
         let huge = key.sign_as(&with(&key.header(), &json!({"kid": "k".repeat(1 << 20)})), &good);
-        let answer = server.http.post(format!("{}{TOKEN}", server.url)).header("content-type", FORM).body(encode(&form(TOKEN, &huge))).send().await;
+        let answer = crate::support::client().post(format!("{}{TOKEN}", server.url)).header("content-type", FORM).body(encode(&form(TOKEN, &huge))).send().await;
         if let Ok(answer) = answer {
             Answer::of(answer).await.assert_error(413, "invalid_request");
         }

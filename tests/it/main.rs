@@ -3,31 +3,45 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod browser;
+mod people;
 mod process;
 mod support;
 mod targets;
 
 mod architecture;
 mod assertions;
+mod authorize;
 mod cli;
 mod clients;
+mod codes;
 mod crash;
 mod database;
 mod degraded;
 mod dev;
 mod edge;
+mod flows;
 mod fuzz;
 mod introspection;
 mod jobs;
 mod jose;
 mod jwks_uri;
 mod leakage;
+mod login;
+mod login_command;
+mod logout;
 mod metadata;
+mod openid_clients;
 mod readme;
+mod refresh;
 mod registry;
 mod replay;
 mod revocation;
 mod revoke_nodes;
+mod sessions;
+mod throttle;
 mod timing;
 mod tls;
 mod token;
+mod userinfo;
+mod users;

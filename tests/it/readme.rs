@@ -100,6 +100,9 @@ async fn the_first_commands_run_it_test_it_and_get_a_token() {
         said.stdout.trim().matches('.').count() == 2 && said.stderr.contains("\"client_id\": \"demo-service\""),
         "{said:?}"
     );
+    // The fourth waits for a person (login_command.rs is one); here nobody comes.
+    let said = folder.try_paste(&format!("{} --timeout 1", commands[3].trim_end()));
+    assert!(said.status == 1 && said.stderr.contains("/oauth2/authorize?"), "{said:?}");
 }
 
 #[tokio::test]
@@ -122,8 +125,16 @@ async fn a_server_of_your_own_and_its_first_apply_file() {
     let said = shell.paste(lines[1]);
     let secrets: Vec<Vec<&str>> = said.stdout.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(secrets.len(), 2, "client, label, secret: {said:?}");
-    server.token(("orders-sync", secrets[0][2])).await;
+    let secret = secrets.iter().find(|line| line[0] == "orders-sync").expect("its own line")[2];
+    server.token(("orders-sync", secret)).await;
     assert!(shell.paste(lines[1]).stderr.contains("3 as before"));
+
+    shell.write("people.toml", containing(&files, "username = \"ada\""));
+    let lines: Vec<&str> = containing(&commands, "sealwright user reset").lines().collect();
+    let said = shell.paste(lines[0]);
+    assert!(said.stdout.starts_with("shop\tdefault\t"), "{said:?}");
+    let said = shell.paste(lines[1]);
+    assert!(said.stdout.trim().len() >= 15, "{said:?}");
 
     // The other files are taken as they stand, too; the times in them may have passed.
     for file in files.iter().filter(|file| file.contains("client_secrets = [") || file.contains("private_key_jwt")) {

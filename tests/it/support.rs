@@ -248,6 +248,7 @@ impl Server {
             prune,
             max_lifetime: 3600,
             algorithms: Algorithm::ALL,
+            min_password_length: 15,
             allow_http: true,
             issuer: &self.issuer,
         };
@@ -362,6 +363,10 @@ pub fn part(token: &str, at: usize) -> Value {
     let text = token.split('.').nth(at).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(text).unwrap()).unwrap()
 }
+
+/// RFC 7636, appendix B: the verifier of every test, and its challenge.
+pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

@@ -1,11 +1,11 @@
 //! Who did what. Changes are recorded in the transaction that makes them; what is too frequent for a row each
 //! (client-credentials tokens, introspections, refusals) is counted exactly and sampled, flushed each second.
 
+mod event;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use serde::Serialize;
 
 use crate::clients::Credential;
 use crate::clock::{Micros, SECOND};
@@ -16,6 +16,8 @@ use crate::store::audit::{self, Counter, EventRow};
 use crate::store::{Db, StoreError, Tx, clients};
 use crate::wire::vocabulary;
 
+pub use event::{Action, Event, FieldChange};
+
 /// An hour in [`Micros`].
 const HOUR: Micros = 3600 * SECOND;
 /// Refusals that get a row of their own, per minute; all are counted.
@@ -25,92 +27,6 @@ const MINUTE: Micros = 60 * SECOND;
 const CHUNK: usize = 500;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
 const MOST_COUNTERS: usize = 100_000;
-
-/// What happens to an object of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// It is made.
-    Create,
-    /// Some of it becomes different.
-    Change,
-    /// It goes, with all it has.
-    Remove,
-    /// It is as it should be already.
-    Unchanged,
-}
-
-/// One field that becomes different. Never holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldChange {
-    /// The name that it has in an `apply` file; for one of several, with the one: `client_secrets "2027"`.
-    pub field: String,
-    /// What it was; `None`: it was not set.
-    pub old: Option<String>,
-    /// What it will be.
-    pub new: Option<String>,
-}
-
-/// What happened, with what is particular to it. Each says what its object is: a column of its own.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event")]
-pub enum Event {
-    /// A client was made or changed: the `client_id`.
-    #[serde(rename = "client.saved")]
-    ClientSaved {
-        /// Whether it is new.
-        action: Action,
-        /// The fields that changed; never secrets.
-        fields: Vec<FieldChange>,
-    },
-    /// A client was removed: the `client_id`.
-    #[serde(rename = "client.removed")]
-    ClientRemoved,
-    /// A client got a credential: the `client_id`.
-    #[serde(rename = "credential.added")]
-    CredentialAdded {
-        /// The credential's label.
-        label: String,
-        /// A word of `CredentialKind`.
-        kind: String,
-    },
-    /// A client lost a credential: the `client_id`.
-    #[serde(rename = "credential.removed")]
-    CredentialRemoved {
-        /// The credential's label.
-        label: String,
-        /// A word of `CredentialKind`.
-        kind: String,
-    },
-    /// A resource was made or changed: its identifier.
-    #[serde(rename = "resource.saved")]
-    ResourceSaved {
-        /// Whether it is new.
-        action: Action,
-        /// The fields that changed.
-        fields: Vec<FieldChange>,
-    },
-    /// A resource was removed: its identifier.
-    #[serde(rename = "resource.removed")]
-    ResourceRemoved,
-    /// A signing key was made: its `kid`.
-    #[serde(rename = "signing_key.made")]
-    SigningKeyMade {
-        /// Its algorithm.
-        alg: String,
-    },
-    /// A token was taken back: its `jti`.
-    #[serde(rename = "token.revoked")]
-    TokenRevoked,
-    /// A request was refused, a sample: the client that was named, if it exists.
-    #[serde(rename = "request.refused")]
-    Refused {
-        /// What was asked for.
-        what: &'static str,
-        /// The error code.
-        error: &'static str,
-    },
-}
 
 /// Who did it, and from where.
 #[derive(Clone, Debug)]
@@ -129,6 +45,17 @@ impl Actor {
     /// Somebody at this machine's command line.
     pub fn command_line() -> Self {
         Self { name: "cli".into(), ..Self::system() }
+    }
+
+    /// A person, in a request.
+    pub fn person(cx: &Cx<'_>, sub: &str) -> Self {
+        Self { name: format!("user:{sub}"), ..Self::client(cx, "") }
+    }
+
+    /// The same request, of the person `sub`.
+    #[must_use]
+    pub fn named(self, sub: &str) -> Self {
+        Self { name: format!("user:{sub}"), ..self }
     }
 
     /// A client, in a request.
@@ -174,12 +101,18 @@ fn row(at: Micros, actor: &Actor, object: &str, event: &Event) -> Result<EventRo
 vocabulary! {
     /// What is counted.
     pub enum Counted {
+        /// An authorization request: answered by a code, or refused.
+        Authorization = "authorization",
         /// A request for a token.
         Token = "token",
         /// An introspection.
         Introspection = "introspection",
         /// A revocation.
         Revocation = "revocation",
+        /// A question about a person.
+        Userinfo = "userinfo",
+        /// An attempt at signing in.
+        SignIn = "sign_in",
     }
 }
 
@@ -207,6 +140,21 @@ impl Audit {
             if let Ok(row) = row(cx.now, &actor, client.map_or("", AsRef::as_ref), &event) {
                 self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
             }
+        }
+    }
+
+    /// Counts an attempt at signing in that ended as `outcome`.
+    pub fn count_attempt(&self, cx: &Cx<'_>, what: Counted, outcome: &'static str) {
+        cx.metrics.sign_in(outcome);
+        self.add(cx.now, what, None, outcome);
+    }
+
+    /// Records `event`, done by somebody unknown to `object`, with the next flush: where a row in the request would
+    /// tell by its time that `object` exists.
+    pub fn note(&self, cx: &Cx<'_>, object: &str, event: &Event) {
+        let actor = Actor { name: "anonymous".into(), ..Actor::client(cx, "") };
+        if let Ok(row) = row(cx.now, &actor, object, event) {
+            self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
         }
     }
 

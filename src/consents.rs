@@ -1,0 +1,216 @@
+//! What people agreed to, and when they must be asked (again).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use url::Url;
+
+use crate::audit::{self, Actor, Event};
+use crate::clients::{Client, ClientMetadata};
+use crate::cx::Cx;
+use crate::error::{Error, Result};
+use crate::flow::Asked;
+use crate::resources::Catalog;
+use crate::secret::sha256;
+use crate::store::consents::{self, ConsentRow};
+use crate::wire::{Scope, USERINFO_PATH};
+
+/// What is agreed to for one resource: scope tokens, and claims by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Extent {
+    scope: BTreeSet<String>,
+    claims: BTreeSet<String>,
+}
+
+impl Extent {
+    fn covers(&self, other: &Self) -> bool {
+        other.scope.is_subset(&self.scope) && other.claims.is_subset(&self.claims)
+    }
+
+    /// A row that cannot be read agrees to nothing.
+    fn of(row: &ConsentRow) -> Self {
+        let scope: Scope = row.scope.parse().unwrap_or_default();
+        Self {
+            scope: scope.iter().map(str::to_owned).collect(),
+            claims: serde_json::from_str(&row.claims).unwrap_or_default(),
+        }
+    }
+}
+
+/// Resource → what is agreed to for it.
+type Extents = BTreeMap<String, Extent>;
+
+/// Whether `sub` must be asked: the client is nobody's word but its own, or asks for more than was agreed to, or has
+/// become another. A first-party client that is set to skip consent is never asked for.
+///
+/// # Errors
+/// 503 when the database cannot answer.
+pub async fn is_needed(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<bool> {
+    // mechanisms.md, decision 5: nobody has vouched for it.
+    if client.unverified {
+        return Ok(true);
+    }
+    if client.metadata.skip_consent {
+        return Ok(false);
+    }
+    let (id, client_id) = (sub.to_owned(), client.client_id.clone());
+    let rows = cx.db.read(move |conn| Box::pin(async move { consents::list(conn, &id, &client_id).await })).await?;
+    let userinfo = cx.issuer.endpoint(USERINFO_PATH);
+    let wanted = extents(&cx.resources.load(), &userinfo, asked);
+    Ok(!is_covered(&rows, &identity(&client.metadata), &wanted))
+}
+
+/// Remembers that `sub` agreed to what was asked, beside what they agreed to before.
+///
+/// # Errors
+/// 503 when the database does not take it.
+pub async fn remember(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<()> {
+    let userinfo = cx.issuer.endpoint(USERINFO_PATH);
+    let wanted = extents(&cx.resources.load(), &userinfo, asked);
+    let (sub, client_id, identity) = (sub.to_owned(), client.client_id.clone(), identity(&client.metadata));
+    let actor = Actor::person(cx, &sub);
+    let event = Event::ConsentGiven { scope: asked.scope.to_string(), resources: asked.resources.clone() };
+    cx.db
+        .write(move |tx| {
+            Box::pin(async move {
+                // What was agreed to with another client under this name is not agreed to with this one.
+                consents::forget_others(tx, &sub, &client_id, &identity).await?;
+                let known = consents::list(tx, &sub, &client_id).await?;
+                for (resource, mut extent) in wanted {
+                    for before in known.iter().filter(|row| row.resource == resource).map(Extent::of) {
+                        extent.scope.extend(before.scope);
+                        extent.claims.extend(before.claims);
+                    }
+                    let scope = extent.scope.into_iter().collect::<Vec<_>>().join(" ");
+                    let claims = serde_json::Value::from_iter(extent.claims).to_string();
+                    let row = ConsentRow { resource, scope, claims, identity: identity.clone() };
+                    consents::save(tx, &sub, &client_id, &row).await?;
+                }
+                audit::record(tx, &actor, &client_id, &event).await
+            })
+        })
+        .await
+        .map_err(Error::from)
+        .map(drop)
+}
+
+fn is_covered(rows: &[ConsentRow], identity: &str, wanted: &Extents) -> bool {
+    wanted.iter().all(|(resource, extent)| {
+        rows.iter().any(|row| row.resource == *resource && row.identity == identity && Extent::of(row).covers(extent))
+    })
+}
+
+/// What is asked for, each scope at the resource that owns it, claims at the userinfo endpoint.
+fn extents(catalog: &Catalog, userinfo: &str, asked: &Asked) -> Extents {
+    let mut extents: Extents = asked.resources.iter().map(|resource| (resource.clone(), Extent::default())).collect();
+    for token in asked.scope.iter() {
+        // A scope whose resource went meanwhile is nobody's; it must be agreed to all the same.
+        let owner = catalog.owner(token).map_or("", |owner| owner.identifier.as_str());
+        extents.entry(owner.to_owned()).or_default().scope.insert(token.to_owned());
+    }
+    let named = asked.claims.userinfo.keys().chain(asked.claims.id_token.keys());
+    for claim in named {
+        extents.entry(userinfo.to_owned()).or_default().claims.insert(claim.clone());
+    }
+    extents
+}
+
+/// What people know a client by: its name, its logo, the host of its page, and where it sends them.
+fn identity(client: &ClientMetadata) -> String {
+    let host = |uri: &String| Url::parse(uri).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let origin = |uri: &String| match Url::parse(uri) {
+        Ok(url) if url.origin().is_tuple() => url.origin().ascii_serialization(),
+        Ok(url) => format!("{}:", url.scheme()),
+        Err(_) => uri.clone(),
+    };
+    let origins: BTreeSet<String> = client.redirect_uris.iter().map(origin).collect();
+    let known_by = (&client.client_name, &client.logo_uri, client.client_uri.as_ref().and_then(host), origins);
+    // Strings and lists of them: writing them cannot fail.
+    BASE64_URL_SAFE_NO_PAD.encode(sha256(&serde_json::to_vec(&known_by).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ResponseMode;
+
+    fn row(resource: &str, scope: &str, identity: &str) -> ConsentRow {
+        ConsentRow {
+            resource: resource.into(),
+            scope: scope.into(),
+            claims: r#"["name"]"#.into(),
+            identity: identity.into(),
+        }
+    }
+
+    fn wanted(resource: &str, scope: &str, claims: &[&str]) -> Extents {
+        let scope: Scope = scope.parse().unwrap();
+        let extent = Extent {
+            scope: scope.iter().map(str::to_owned).collect(),
+            claims: claims.iter().map(|claim| (*claim).to_owned()).collect(),
+        };
+        [(resource.to_owned(), extent)].into()
+    }
+
+    #[test]
+    fn t155_more_than_was_agreed_to_is_asked_for() {
+        let rows = [row("https://a", "read write", "x"), row("https://b", "read", "x")];
+        for (resource, scope, claims, identity, covered) in [
+            ("https://a", "read write", &["name"][..], "x", true),
+            ("https://a", "read", &[], "x", true),
+            ("https://a", "", &[], "x", true),
+            ("https://a", "read other", &[], "x", false),
+            ("https://a", "read", &["email"], "x", false),
+            ("https://b", "write", &[], "x", false),
+            ("https://c", "read", &[], "x", false),
+            ("https://c", "", &[], "x", false),
+            ("https://a", "read", &[], "y", false),
+        ] {
+            let said = is_covered(&rows, identity, &wanted(resource, scope, claims));
+            assert_eq!(said, covered, "{resource} {scope} {claims:?} {identity}");
+        }
+        let unread = ConsentRow { claims: "?".into(), scope: "  ".into(), ..row("https://a", "", "x") };
+        assert!(!is_covered(&[unread], "x", &wanted("https://a", "read", &[])));
+    }
+
+    #[test]
+    fn t155_a_client_that_became_another_is_another() {
+        let client = ClientMetadata {
+            client_name: Some("Shop".into()),
+            client_uri: Some("https://shop.test/about".into()),
+            redirect_uris: vec!["https://shop.test/cb".into()],
+            ..ClientMetadata::default()
+        };
+        let before = identity(&client);
+        let same = ClientMetadata {
+            client_uri: Some("https://shop.test/other".into()),
+            redirect_uris: vec!["https://shop.test/cb2".into(), "https://shop.test/cb".into()],
+            contacts: vec!["a@shop.test".into()],
+            ..client.clone()
+        };
+        assert_eq!(identity(&same), before);
+        for other in [
+            ClientMetadata { client_name: Some("Shop 2".into()), ..client.clone() },
+            ClientMetadata { client_name: None, ..client.clone() },
+            ClientMetadata { logo_uri: Some("https://shop.test/logo".into()), ..client.clone() },
+            ClientMetadata { client_uri: Some("https://evil.test/about".into()), ..client.clone() },
+            ClientMetadata { redirect_uris: vec!["https://evil.test/cb".into()], ..client.clone() },
+            ClientMetadata { redirect_uris: vec!["com.example.a:/cb".into()], ..client.clone() },
+        ] {
+            assert_ne!(identity(&other), before, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn claims_by_name_are_agreed_to_at_the_userinfo_endpoint() {
+        let mut asked = Asked::of("a", "https://rp.test/cb", ResponseMode::Query);
+        asked.resources = vec!["https://a".into()];
+        asked.claims.userinfo.insert("email".into(), None);
+        asked.claims.id_token.insert("name".into(), None);
+        asked.scope = "gone".parse().unwrap();
+        let extents = extents(&Catalog::default(), "https://i/userinfo", &asked);
+        assert_eq!(extents.keys().collect::<Vec<_>>(), ["", "https://a", "https://i/userinfo"]);
+        assert_eq!(extents["https://i/userinfo"].claims.iter().collect::<Vec<_>>(), ["email", "name"]);
+    }
+}

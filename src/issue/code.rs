@@ -1,0 +1,105 @@
+//! Authorization codes: born here from what a person decided.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::revoke::revoke_grant;
+use crate::audit::{self, Actor, Event};
+use crate::clients::Client;
+use crate::clock::{Micros, SECOND};
+use crate::cx::Cx;
+use crate::error::{Code, Error, Result};
+use crate::flow::Asked;
+use crate::nodes;
+use crate::secret::{Id, Prefix, Secret, random, sha256};
+use crate::session::SignIn;
+use crate::store::grants::{self, NewGrant};
+use crate::wire::GrantType;
+
+/// How long a code may be redeemed (RFC 6749 §4.1.2 allows ten minutes).
+const LIFETIME: Micros = 60 * SECOND;
+
+/// What is known of how a person proved who they are, kept with the grant (OpenID Connect Core §2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// When, in seconds.
+    pub auth_time: i64,
+    /// The authentication context class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acr: Option<String>,
+    /// By what (RFC 8176).
+    pub amr: Vec<String>,
+    /// Of the authorization request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// Which claims the client asked for by name.
+    pub claims: crate::claims::ClaimsRequest,
+}
+
+/// The most grants of one person to one client: beyond, the oldest ends. So taking back all of them stays quick.
+const MOST_GRANTS: i64 = 100;
+
+/// Makes a grant of what `sign_in`'s person agreed to, and the code to redeem it by, within 60 seconds, once.
+///
+/// # Errors
+/// `login_required` when the sign-in has ended meanwhile; 503 when the database does not take it.
+pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn) -> Result<Secret> {
+    let code = Prefix::Code.generate()?;
+    let facts = Facts {
+        auth_time: sign_in.auth_time / SECOND,
+        acr: sign_in.acr.clone(),
+        amr: sign_in.amr.clone(),
+        nonce: asked.nonce.clone(),
+        claims: asked.claims.clone(),
+    };
+    let wants_refresh = client.metadata.always_refresh_token || asked.scope.contains("offline_access");
+    let may_refresh = client.metadata.grant_types.contains(&GrantType::RefreshToken);
+    let grant = NewGrant {
+        id: random()?,
+        client_id: client.client_id.as_ref().to_owned(),
+        sub: sign_in.sub.clone(),
+        sid: sign_in.sid.clone(),
+        scope: asked.scope.to_string(),
+        resources: serde_json::to_string(&asked.resources).map_err(Error::internal)?,
+        facts: serde_json::to_string(&facts).map_err(Error::internal)?,
+        code_hash: sha256(code.expose().as_bytes()),
+        code_expires_at: cx.now + LIFETIME,
+        redirect_uri: asked.redirect_uri.clone(),
+        challenge: asked.code_challenge.clone(),
+        generation: i64::from(wants_refresh && may_refresh),
+    };
+    let event = Event::GrantMade {
+        client_id: grant.client_id.clone(),
+        scope: grant.scope.clone(),
+        resources: asked.resources.clone(),
+    };
+    let actor = Actor::person(cx, &sign_in.sub);
+    let added = cx.db.write(move |tx| {
+        Box::pin(async move {
+            let added = grants::add(tx, &grant).await?;
+            if added {
+                audit::record(tx, &actor, &id_text(&grant.id), &event).await?;
+                for old in grants::beyond(tx, &grant.sub, &grant.client_id, MOST_GRANTS).await? {
+                    revoke_grant(tx, &old, &actor, "there are too many newer ones").await?;
+                }
+            }
+            Ok(added)
+        })
+    });
+    let added = added.await?;
+    if !added.value {
+        return Err(Error::new(Code::LoginRequired, "The sign-in has ended."));
+    }
+    if let Some(seq) = added.seq {
+        nodes::acted_on(cx, seq).await?;
+    }
+    cx.require_lease()?;
+    Ok(code)
+}
+
+/// A grant's id as revocations and audit events name it.
+pub(super) fn id_text(id: &Id) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(id)
+}

@@ -1,0 +1,128 @@
+//! What a token will be, before anything is used up or signed: pure, so that a transaction can hold it.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use super::{AccessClaims, Audience, Grant, Terms};
+use crate::clients::Client;
+use crate::clock::{Micros, SECOND};
+use crate::cx::Cx;
+use crate::error::{Code, Error, Result};
+use crate::resources::Resource;
+use crate::secret::{Prefix, Secret, random, sha256};
+use crate::store::{StoreError, Tx, artifacts};
+use crate::wire::{Algorithm, TokenFormat};
+
+/// What drafting needs to know.
+pub(super) struct Mint {
+    pub(super) client: Arc<Client>,
+    issuer: String,
+    default_lifetime: u32,
+    now: Micros,
+}
+
+/// An access token that only lacks its signature.
+pub(super) struct Draft {
+    pub(super) claims: AccessClaims,
+    pub(super) lifetime: u32,
+    pub(super) minted: Minted,
+}
+
+/// What the token's text is.
+#[derive(Clone)]
+pub(super) enum Minted {
+    /// Signed with this algorithm.
+    Jwt(Algorithm),
+    /// A reference; the row says the rest.
+    Opaque(Secret),
+}
+
+impl Mint {
+    pub(super) fn new(cx: &Cx<'_>, client: &Arc<Client>) -> Self {
+        Self {
+            client: client.clone(),
+            issuer: cx.issuer.as_str().to_owned(),
+            default_lifetime: cx.tokens.access_token_lifetime_seconds,
+            now: cx.now,
+        }
+    }
+
+    /// The access token that `terms` say: of `grant`'s person, or the client's own.
+    ///
+    /// # Errors
+    /// `invalid_target` when the resources do not agree on one token, or there are none.
+    pub(super) fn draft(&self, terms: Terms, grant: Option<&Grant>) -> Result<Draft> {
+        let (shape, lifetime) = self.shape(&terms.audience)?;
+        let minted = match shape {
+            (TokenFormat::Jwt, algorithm) => Minted::Jwt(algorithm),
+            (TokenFormat::Opaque, _) => Minted::Opaque(Prefix::AccessToken.generate()?),
+        };
+        // mechanisms.md, "Ids of tokens": a person's names its grant, with which it is taken back.
+        let jti = match grant {
+            Some(grant) => BASE64_URL_SAFE_NO_PAD.encode([&grant.id[..], &random::<8>()?].concat()),
+            None => BASE64_URL_SAFE_NO_PAD.encode(random::<16>()?),
+        };
+        let client_id = self.client.client_id.as_ref().to_owned();
+        let issued_at = self.now / SECOND;
+        let claims = AccessClaims {
+            iss: self.issuer.clone(),
+            sub: grant.map_or_else(|| client_id.clone(), |grant| grant.sub.clone()),
+            aud: audience(&terms.audience),
+            client_id,
+            scope: terms.scope,
+            iat: issued_at,
+            exp: issued_at + i64::from(lifetime),
+            jti,
+            auth_time: grant.map(|grant| grant.facts.auth_time),
+            acr: grant.and_then(|grant| grant.facts.acr.clone()),
+        };
+        Ok(Draft { claims, lifetime, minted })
+    }
+
+    /// mechanisms.md, decision 4: several resources agree on format and algorithm; the shortest lifetime counts.
+    fn shape(&self, audience: &[Arc<Resource>]) -> Result<((TokenFormat, Algorithm), u32)> {
+        // Our own endpoints take tokens of any form; where they stand alone, their own settings count.
+        let mut deciding: Vec<&Arc<Resource>> = audience.iter().filter(|resource| !resource.built_in).collect();
+        if deciding.is_empty() {
+            deciding.extend(audience);
+        }
+        let [first, others @ ..] = deciding.as_slice() else {
+            return Err(Error::new(Code::InvalidTarget, "This client has no resource that a token could be for."));
+        };
+        let (format, algorithm) = (first.settings.access_token_format, first.settings.access_token_signed_response_alg);
+        let agrees = |other: &&Arc<Resource>| {
+            other.settings.access_token_format == format
+                && (format == TokenFormat::Opaque || other.settings.access_token_signed_response_alg == algorithm)
+        };
+        if !others.iter().all(agrees) {
+            return Err(Error::new(
+                Code::InvalidTarget,
+                "These resources need tokens of different forms; ask for one resource at a time.",
+            ));
+        }
+        let default = self.default_lifetime;
+        let of_resources =
+            deciding.iter().map(|resource| resource.settings.access_token_lifetime.unwrap_or(default)).min();
+        let lifetime = self.client.metadata.access_token_lifetime.or(of_resources).unwrap_or(default);
+        Ok(((format, algorithm), lifetime))
+    }
+}
+
+impl Draft {
+    /// Keeps the row of an opaque token; a signed one is kept nowhere.
+    pub(super) async fn keep(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let Minted::Opaque(token) = &self.minted else { return Ok(()) };
+        let body = serde_json::to_string(&self.claims).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+        let id = sha256(token.expose().as_bytes());
+        artifacts::put(tx, artifacts::Kind::AccessToken, &id, &body, self.claims.exp * SECOND).await
+    }
+}
+
+fn audience(resources: &[Arc<Resource>]) -> Audience {
+    match resources {
+        [one] => Audience::One(one.identifier.clone()),
+        many => Audience::Many(many.iter().map(|resource| resource.identifier.clone()).collect()),
+    }
+}

@@ -1,0 +1,267 @@
+//! `GET` and `POST /oauth2/authorize` (RFC 6749 §4.1, OpenID Connect Core §3.1): load → checks → session and consent →
+//! respond.
+
+mod checks;
+mod decide;
+mod request;
+mod respond;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::HeaderMap;
+use http::request::Parts;
+use tower_sessions::Session;
+
+use crate::audit::Counted;
+use crate::clients::Client;
+use crate::cx::{Cx, Services};
+use crate::error::{Code, Error, Result};
+use crate::flow::{self, Asked, Decision, Flow, FlowId};
+use crate::http::{form, no_head, view};
+use crate::pages::{self, Frame};
+use crate::secret::Secret;
+use crate::session::{self, Browser, SignIn};
+use crate::wire::{AUTHORIZATION_PATH, CONSENT_PATH, LOGIN_PATH, Prompt};
+use crate::{consents, issue, users};
+
+use decide::Who;
+use request::Parameters;
+use respond::Outcome;
+
+/// The largest posted request, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The route, which needs the session layer around it.
+pub fn routes(services: Arc<Services>) -> Router {
+    let path = format!("{}{AUTHORIZATION_PATH}", services.issuer.path());
+    Router::new().route(&path, get(by_get).head(no_head).post(by_post)).with_state(services)
+}
+
+/// What comes of a request.
+enum Step {
+    /// The client is answered.
+    Answer(Box<Answer>),
+    /// The person goes on at a page of ours.
+    Go(String),
+}
+
+/// What the client is told.
+struct Answer {
+    client: Arc<Client>,
+    asked: Asked,
+    outcome: Outcome,
+    /// Whether the person has done something in this flow.
+    acted: bool,
+}
+
+impl Answer {
+    /// Before the person has done anything.
+    fn at_once(client: Arc<Client>, asked: Asked, outcome: Outcome) -> Step {
+        Step::Answer(Box::new(Self { client, asked, outcome, acted: false }))
+    }
+}
+
+async fn by_get(State(services): State<Arc<Services>>, parts: Parts) -> Response {
+    let cx = view(&services, &parts.extensions);
+    let parameters = Parameters::read(parts.uri.query().unwrap_or_default().as_bytes());
+    let form = &parameters.form;
+    // A request is told from our own redirects by its client_id; what else it carries changes nothing of a flow.
+    let step = match (form.get("client_id"), form.get("flow"), form.get("stored")) {
+        (None, Some(id), _) => resume(&cx, &parts, FlowId(id.to_owned())).await,
+        (None, None, Some(id)) => stored(&cx, &parts, FlowId(id.to_owned())).await,
+        _ => match checked(&cx, parameters).await {
+            Ok(Ok((client, asked))) => Ok(proceed(&cx, &parts, client, asked).await),
+            Ok(Err(refusal)) => Ok(refusal),
+            Err(error) => Err(error),
+        },
+    };
+    finish(&cx, &parts.headers, step)
+}
+
+/// A browser does not send our cookies (SameSite=Lax) with a form of another site: the request is stored, and a GET
+/// follows that has them. Nothing here looks at the session.
+async fn by_post(State(services): State<Arc<Services>>, parts: Parts, body: Body) -> Response {
+    let read = form::read_form_with(&parts.headers, body, MAX_BODY, Parameters::read).await;
+    let cx = view(&services, &parts.extensions);
+    let step = match read {
+        Err(error) => Err(error),
+        Ok(parameters) => match checked(&cx, parameters).await {
+            Ok(Ok((client, asked))) => Ok(match flow::store(&cx, &asked).await {
+                Ok(id) => Step::Go(at(&cx, AUTHORIZATION_PATH, "stored", &id)),
+                Err(error) => Answer::at_once(client, asked, Err(error)),
+            }),
+            Ok(Err(refusal)) => Ok(refusal),
+            Err(error) => Err(error),
+        },
+    };
+    finish(&cx, &parts.headers, step)
+}
+
+/// A request that passed every check, or what its client is told.
+type Checked = std::result::Result<(Arc<Client>, Asked), Step>;
+
+async fn checked(cx: &Cx<'_>, parameters: Parameters) -> Result<Checked> {
+    let request::Request { parameters, client, mut asked } = request::load(cx, parameters).await?;
+    let outcome = check(cx, &client, parameters, &mut asked);
+    Ok(match outcome {
+        Ok(()) => Ok((client, asked)),
+        Err(error) => Err(Answer::at_once(client, asked, Err(error))),
+    })
+}
+
+fn check(cx: &Cx<'_>, client: &Client, parameters: Parameters, asked: &mut Asked) -> Result<()> {
+    if let Some(wrong) = parameters.unread {
+        return Err(wrong);
+    }
+    let (catalog, ring) = (cx.resources.load(), cx.keys.ring());
+    let request =
+        checks::Request { form: &parameters.form, client, catalog: &catalog, ring: &ring, issuer: &cx.issuer };
+    checks::CHECKS.iter().try_for_each(|check| check(&request, asked))
+}
+
+async fn stored(cx: &Cx<'_>, parts: &Parts, id: FlowId) -> Result<Step> {
+    let asked = flow::stored(cx, &id).await?.ok_or_else(ended)?;
+    let client = request::answerable(cx, &asked.client_id, &asked.redirect_uri).await?;
+    Ok(proceed(cx, parts, client, asked).await)
+}
+
+/// A checked request meets the browser's session. From here on the client is told what goes wrong.
+async fn proceed(cx: &Cx<'_>, parts: &Parts, client: Arc<Client>, asked: Asked) -> Step {
+    match first(cx, parts, &client, &asked).await {
+        Ok(Next::Go(to)) => Step::Go(to),
+        Ok(Next::Code(code)) => Answer::at_once(client, asked, Ok(code)),
+        Err(error) => Answer::at_once(client, asked, Err(error)),
+    }
+}
+
+enum Next {
+    Go(String),
+    Code(Secret),
+}
+
+async fn first(cx: &Cx<'_>, parts: &Parts, client: &Client, asked: &Asked) -> Result<Next> {
+    let browser = browser(parts).await?;
+    let sign_ins = session::sign_ins(cx, &browser).await?;
+    let hinted = hinted(cx, asked, &sign_ins).await?;
+    let sign_in = match decide::who(asked, None, &sign_ins, hinted, cx.now) {
+        Who::Is(sign_in) => sign_in,
+        Who::Refused(error) => return Err(error),
+        Who::Ask => {
+            let id = flow::begin(cx, &browser, asked.clone(), None).await?;
+            return Ok(Next::Go(at(cx, LOGIN_PATH, "flow", &id)));
+        }
+    };
+    if must_consent(cx, client, asked, &sign_in.sub).await? {
+        if asked.prompt.contains(&Prompt::None) {
+            return Err(Error::new(Code::ConsentRequired, "The person must be asked."));
+        }
+        let id = flow::begin(cx, &browser, asked.clone(), Some(sign_in.sid.clone())).await?;
+        return Ok(Next::Go(at(cx, CONSENT_PATH, "flow", &id)));
+    }
+    cx.require_lease()?;
+    issue::code(cx, client, asked, sign_in).await.map(Next::Code)
+}
+
+/// Back from a page of ours: on with the flow, or to its end. What the flow holds decides, and nothing of this request.
+async fn resume(cx: &Cx<'_>, parts: &Parts, id: FlowId) -> Result<Step> {
+    let browser = browser(parts).await?;
+    let mut flow = flow::find(cx, &browser, &id).await?.ok_or_else(ended)?;
+    let client = request::answerable(cx, &flow.asked.client_id, &flow.asked.redirect_uri).await?;
+    if flow.decision == Some(Decision::Denied) {
+        let denied = Error::new(Code::AccessDenied, "The person said no.");
+        return finally(cx, &id, client, flow, Err(denied)).await;
+    }
+    let sign_ins = session::sign_ins(cx, &browser).await?;
+    let hinted = hinted(cx, &flow.asked, &sign_ins).await?;
+    let sign_in = match decide::who(&flow.asked, Some(&flow), &sign_ins, hinted, cx.now) {
+        Who::Is(sign_in) => sign_in,
+        Who::Ask => return Ok(Step::Go(at(cx, LOGIN_PATH, "flow", &id))),
+        Who::Refused(error) => return finally(cx, &id, client, flow, Err(error)).await,
+    };
+    // Whose decision it would be is settled before it is asked for.
+    if flow.sid.as_ref() != Some(&sign_in.sid) {
+        flow.choose(sign_in.sid.clone());
+        if !flow::keep(cx, &id, &flow).await? {
+            return Err(ended());
+        }
+    }
+    if flow.decision != Some(Decision::Approved) && must_consent(cx, &client, &flow.asked, &sign_in.sub).await? {
+        return Ok(Step::Go(at(cx, CONSENT_PATH, "flow", &id)));
+    }
+    cx.require_lease()?;
+    finally(cx, &id, client, flow, Ok(sign_in)).await
+}
+
+/// Ends the flow, and answers its client if it was this request that ended it.
+async fn finally(cx: &Cx<'_>, id: &FlowId, client: Arc<Client>, flow: Flow, decided: Result<&SignIn>) -> Result<Step> {
+    if !flow::end(cx, id).await? {
+        return Err(ended());
+    }
+    let outcome = match decided {
+        Ok(sign_in) => issue::code(cx, &client, &flow.asked, sign_in).await,
+        Err(error) => Err(error),
+    };
+    let acted = flow.sid.is_some() || flow.decision.is_some();
+    Ok(Step::Answer(Box::new(Answer { client, asked: flow.asked, outcome, acted })))
+}
+
+async fn must_consent(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<bool> {
+    Ok(asked.prompt.contains(&Prompt::Consent) || consents::is_needed(cx, client, asked, sub).await?)
+}
+
+async fn browser(parts: &Parts) -> Result<Browser> {
+    let session = parts.extensions.get::<Session>();
+    session::browser(session.ok_or_else(|| Error::internal("no session layer around this route"))?).await
+}
+
+/// Whom `login_hint` means, of those signed in: by username or e-mail address.
+async fn hinted<'s>(cx: &Cx<'_>, asked: &Asked, sign_ins: &'s [SignIn]) -> Result<Option<&'s SignIn>> {
+    let Some(hint) = &asked.login_hint else { return Ok(None) };
+    for sign_in in sign_ins {
+        let Some(user) = users::find(&cx.db, &sign_in.sub).await? else { continue };
+        let email = user.profile.claims.get("email").and_then(serde_json::Value::as_str);
+        if email.into_iter().chain([user.username.as_str()]).any(|name| name.eq_ignore_ascii_case(hint)) {
+            return Ok(Some(sign_in));
+        }
+    }
+    Ok(None)
+}
+
+fn at(cx: &Cx<'_>, path: &str, name: &str, id: &FlowId) -> String {
+    format!("{}?{name}={}", cx.issuer.endpoint(path), id.0)
+}
+
+/// Not there, over, another browser's: one answer. Where no client can be told, the person gets the page that
+/// [`pages::dress`] makes of an error.
+fn ended() -> Error {
+    Error::invalid_request("No such sign-in in this browser.")
+}
+
+fn finish(cx: &Cx<'_>, headers: &HeaderMap, step: Result<Step>) -> Response {
+    match step {
+        Ok(Step::Go(to)) => pages::see_other(&to),
+        Ok(Step::Answer(answer)) => {
+            let Answer { client, asked, outcome, acted } = *answer;
+            cx.audit.count(cx, Counted::Authorization, Some(&client.client_id), outcome.as_ref().map(drop));
+            match outcome {
+                // RFC 9700 §4.11.2: whom nobody vouches for does not get people by an error alone (T-112).
+                Err(error) if !acted && client.unverified => error.into_response(),
+                outcome => {
+                    let frame = Frame::new(&cx.look, headers, &asked.ui_locales);
+                    respond::to_client(frame, &cx.issuer, &asked, outcome)
+                }
+            }
+        }
+        Err(error) => {
+            cx.audit.count(cx, Counted::Authorization, None, Err(&error));
+            error.into_response()
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Rows of what people agreed to: one per person, client and resource.
+
+use sqlx::FromRow;
+
+use super::conn::{execute, fetch, queries};
+use super::{Conn, StoreError, Tx};
+
+queries! {
+    LIST = "SELECT resource, scope, claims, identity FROM consents WHERE sub = $1 AND client_id = $2";
+    SAVE = "INSERT INTO consents (sub, client_id, resource, scope, claims, identity, granted_at) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (sub, client_id, resource) DO UPDATE \
+            SET scope = excluded.scope, claims = excluded.claims, identity = excluded.identity, \
+            granted_at = excluded.granted_at";
+    FORGET = "DELETE FROM consents WHERE sub = $1 AND client_id = $2 AND identity <> $3";
+}
+
+/// What was agreed to for one resource.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct ConsentRow {
+    /// Its identifier.
+    pub resource: String,
+    /// Scope tokens, parted by spaces.
+    pub scope: String,
+    /// Names of claims, as a JSON list.
+    pub claims: String,
+    /// A hash of what the client was then.
+    pub identity: String,
+}
+
+/// Everything that `sub` agreed to for a client.
+pub async fn list(conn: &mut Conn, sub: &str, client_id: &str) -> Result<Vec<ConsentRow>, StoreError> {
+    fetch!(all, conn, LIST, sub, client_id)
+}
+
+/// Saves one, in place of what there was for its resource.
+pub async fn save(tx: &mut Tx, sub: &str, client_id: &str, row: &ConsentRow) -> Result<(), StoreError> {
+    let now = tx.now();
+    let ConsentRow { resource, scope, claims, identity } = row;
+    execute!(tx, SAVE, sub, client_id, resource, scope, claims, identity, now).map(drop)
+}
+
+/// Forgets what `sub` agreed to while the client was another than `identity`.
+pub async fn forget_others(tx: &mut Tx, sub: &str, client_id: &str, identity: &str) -> Result<(), StoreError> {
+    execute!(tx, FORGET, sub, client_id, identity).map(drop)
+}

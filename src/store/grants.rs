@@ -1,0 +1,209 @@
+//! Rows of grants: one is one authorization. It carries the state of its code and of its refresh token, so that
+//! redeeming and rotating are one conditional update each.
+
+use sqlx::FromRow;
+
+use super::conn::{execute, fetch, queries};
+use super::{Conn, StoreError, Tx};
+use crate::clock::Micros;
+use crate::secret::Id;
+
+queries! {
+    // The person must be signed in still. The row's lock makes who ends the sign-in come before or after, not between.
+    SIGNED_IN = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND expires_at > $2";
+    ADD = "INSERT INTO grants (id, client_id, sub, sid, scope, resources, facts, code_hash, code_expires_at, redirect_uri, \
+           challenge, generation, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $9)";
+    REDEEM = "UPDATE grants SET code_used_at = $3, \
+              expires_at = CASE WHEN generation > 0 THEN CAST($4 AS BIGINT) ELSE CAST($5 AS BIGINT) END, \
+              refresh_expires_at = CASE WHEN generation > 0 THEN CAST($6 AS BIGINT) END \
+              WHERE code_hash = $1 AND client_id = $2 AND code_used_at IS NULL AND revoked_at IS NULL \
+              AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled) \
+              RETURNING id, client_id, sub, sid, scope, resources, facts, code_expires_at, redirect_uri, challenge, \
+              generation, rotated_at, created_at, expires_at";
+    USED = "SELECT id FROM grants WHERE code_hash = $1 AND client_id = $2 AND code_used_at IS NOT NULL";
+    LIVE = "SELECT id, client_id, sub, sid, scope, resources, facts, code_expires_at, redirect_uri, challenge, \
+            generation, rotated_at, created_at, expires_at FROM grants \
+            WHERE id = $1 AND client_id = $2 AND generation > 0 AND code_used_at IS NOT NULL AND revoked_at IS NULL \
+            AND expires_at > $3 AND refresh_expires_at > $3 \
+            AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled)";
+    ROTATE = "UPDATE grants SET generation = generation + 1, rotated_at = $4, \
+              expires_at = CASE WHEN refresh_expires_at < $5 THEN refresh_expires_at ELSE $5 END \
+              WHERE id = $1 AND client_id = $2 AND generation = $3 AND code_used_at IS NOT NULL AND revoked_at IS NULL \
+              AND expires_at > $4 AND refresh_expires_at > $4 \
+              AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled)";
+    FACTS = "SELECT facts FROM grants WHERE id = $1";
+    REVOKE = "UPDATE grants SET revoked_at = $2, expires_at = $2 WHERE id = $1 AND revoked_at IS NULL";
+    OF_SESSION = "SELECT id, scope, code_used_at FROM grants WHERE sid = $1 AND revoked_at IS NULL ORDER BY id";
+    OF_USER = "SELECT id FROM grants WHERE sub = $1 AND revoked_at IS NULL ORDER BY id";
+    BEYOND = "SELECT id FROM grants WHERE sub = $1 AND client_id = $2 AND revoked_at IS NULL AND expires_at > $3 \
+              ORDER BY created_at DESC, id LIMIT 100 OFFSET $4";
+    SWEEP = "DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+}
+
+/// A grant that is made.
+pub struct NewGrant {
+    /// Its id.
+    pub id: Id,
+    /// To whom.
+    pub client_id: String,
+    /// Who granted it: a person's subject.
+    pub sub: String,
+    /// The sign-in that it came of.
+    pub sid: String,
+    /// What it covers.
+    pub scope: String,
+    /// Where: identifiers, as a JSON list.
+    pub resources: String,
+    /// `Facts`, as JSON.
+    pub facts: String,
+    /// SHA-256 of the code.
+    pub code_hash: [u8; 32],
+    /// When the code ends, and the grant with it if it was not redeemed.
+    pub code_expires_at: Micros,
+    /// Where the code goes.
+    pub redirect_uri: String,
+    /// RFC 7636, by S256.
+    pub challenge: Option<String>,
+    /// 1 when redeeming it brings a refresh token, else 0.
+    pub generation: i64,
+}
+
+/// A grant as it is redeemed and rotated.
+#[derive(Clone, Debug, FromRow)]
+pub struct GrantRow {
+    /// Its id: 16 bytes.
+    pub id: Vec<u8>,
+    /// To whom.
+    pub client_id: String,
+    /// Who granted it.
+    pub sub: String,
+    /// The sign-in that it came of.
+    pub sid: String,
+    /// What it covers.
+    pub scope: String,
+    /// Where: identifiers, as a JSON list.
+    pub resources: String,
+    /// `Facts`, as JSON.
+    pub facts: String,
+    /// When the code ends.
+    pub code_expires_at: Micros,
+    /// Where the code went.
+    pub redirect_uri: String,
+    /// RFC 7636, by S256.
+    pub challenge: Option<String>,
+    /// Of the refresh token; 0: there is none.
+    pub generation: i64,
+    /// When the refresh token was last exchanged for the next.
+    pub rotated_at: Option<Micros>,
+    /// When it was made.
+    pub created_at: Micros,
+    /// When it ends, if nothing is done with it meanwhile.
+    pub expires_at: Micros,
+}
+
+/// Until when a redeemed grant is good for something.
+pub struct Ends {
+    /// Without a refresh token: the end of the longest access token.
+    pub plain: Micros,
+    /// With a refresh token that is never used.
+    pub idle: Micros,
+    /// With a refresh token, however often it is used.
+    pub absolute: Micros,
+}
+
+/// Adds a grant whose code nobody has seen; false, and nothing is added, when the sign-in has ended.
+pub async fn add(tx: &mut Tx, grant: &NewGrant) -> Result<bool, StoreError> {
+    let now = tx.now();
+    if execute!(tx, SIGNED_IN, &grant.sid, now)? == 0 {
+        return Ok(false);
+    }
+    let NewGrant { id, client_id, sub, sid, scope, resources, facts, code_hash, code_expires_at, .. } = grant;
+    let NewGrant { redirect_uri, challenge, generation, .. } = grant;
+    execute!(
+        tx,
+        ADD,
+        &id[..],
+        client_id,
+        sub,
+        sid,
+        scope,
+        resources,
+        facts,
+        &code_hash[..],
+        *code_expires_at,
+        redirect_uri,
+        challenge.as_deref(),
+        *generation,
+        now
+    )?;
+    Ok(true)
+}
+
+/// Uses a code up: once, for its own client only, and only while the grant stands and the person is not switched off.
+/// What it stands for; whether it was still in time, and presented as it must be, the caller compares after.
+pub async fn redeem(
+    tx: &mut Tx,
+    code_hash: &[u8; 32],
+    client_id: &str,
+    ends: &Ends,
+) -> Result<Option<GrantRow>, StoreError> {
+    let now = tx.now();
+    let idle = ends.idle.min(ends.absolute);
+    fetch!(optional, tx, REDEEM, &code_hash[..], client_id, now, idle, ends.plain, ends.absolute)
+}
+
+/// The grant of a code that this client has used before.
+pub async fn used(tx: &mut Tx, code_hash: &[u8; 32], client_id: &str) -> Result<Option<Id>, StoreError> {
+    let row: Option<(Vec<u8>,)> = fetch!(optional, tx, USED, &code_hash[..], client_id)?;
+    Ok(row.and_then(|(id,)| Id::try_from(id).ok()))
+}
+
+/// The client's grant, while a refresh token of it may be good for something.
+pub async fn live(conn: &mut Conn, id: &Id, client_id: &str, now: Micros) -> Result<Option<GrantRow>, StoreError> {
+    fetch!(optional, conn, LIVE, &id[..], client_id, now)
+}
+
+/// Exchanges the refresh token of `generation` for the next: once, for its own client only, while the grant stands and
+/// the person is not switched off. Unused from here on, it ends at `idle`. Whether this caller did it.
+pub async fn rotate(tx: &mut Tx, id: &Id, client_id: &str, generation: i64, idle: Micros) -> Result<bool, StoreError> {
+    let now = tx.now();
+    Ok(execute!(tx, ROTATE, &id[..], client_id, generation, now, idle)? > 0)
+}
+
+/// The facts of a grant, as JSON.
+pub async fn facts(conn: &mut Conn, id: Id) -> Result<Option<String>, StoreError> {
+    let found: Option<(String,)> = fetch!(optional, conn, FACTS, &id[..])?;
+    Ok(found.map(|(facts,)| facts))
+}
+
+/// Takes a grant back, with its code and its refresh token; the row is swept soon. Whether that was new.
+pub async fn revoke(tx: &mut Tx, id: &Id) -> Result<bool, StoreError> {
+    let now = tx.now();
+    Ok(execute!(tx, REVOKE, &id[..], now)? > 0)
+}
+
+/// The grants that came of a sign-in and stand: id, scope, and whether the code was used.
+pub async fn of_session(tx: &mut Tx, sid: &str) -> Result<Vec<(Id, String, bool)>, StoreError> {
+    let rows: Vec<(Vec<u8>, String, Option<Micros>)> = fetch!(all, tx, OF_SESSION, sid)?;
+    let read =
+        |(id, scope, used): (Vec<u8>, String, Option<Micros>)| Some((Id::try_from(id).ok()?, scope, used.is_some()));
+    Ok(rows.into_iter().filter_map(read).collect())
+}
+
+/// The grants of a person that stand.
+pub async fn of_user(tx: &mut Tx, sub: &str) -> Result<Vec<Id>, StoreError> {
+    let rows: Vec<(Vec<u8>,)> = fetch!(all, tx, OF_USER, sub)?;
+    Ok(rows.into_iter().filter_map(|(id,)| Id::try_from(id).ok()).collect())
+}
+
+/// The grants of a person to a client that stand, but for the `keep` newest: at most 100.
+pub async fn beyond(tx: &mut Tx, sub: &str, client_id: &str, keep: i64) -> Result<Vec<Id>, StoreError> {
+    let now = tx.now();
+    let rows: Vec<(Vec<u8>,)> = fetch!(all, tx, BEYOND, sub, client_id, now, keep)?;
+    Ok(rows.into_iter().filter_map(|(id,)| Id::try_from(id).ok()).collect())
+}
+
+/// Forgets up to `limit` grants that are good for nothing any more.
+pub async fn sweep(tx: &mut Tx, now: Micros, limit: i64) -> Result<u64, StoreError> {
+    execute!(tx, SWEEP, now, limit)
+}

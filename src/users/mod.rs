@@ -1,0 +1,294 @@
+//! People: who they are, and how they prove it.
+
+pub mod known;
+pub mod password;
+pub mod prove;
+pub mod throttle;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::audit::{self, Actor, Event};
+use crate::checks::{Invalid, check_text};
+use crate::secret::random;
+use crate::session;
+use crate::store::users::{self, UserRow};
+use crate::store::{Db, StoreError, Tx, from_row};
+use crate::wire::ManagedBy;
+
+/// What is known of a person, as claims (OpenID Connect Core §5.1) and groups.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Profile {
+    /// The groups that the person is in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Standard claims under their names (`name`, `email`, `email_verified`, `address` …) and claims of our own.
+    #[serde(flatten)]
+    pub claims: Map<String, Value>,
+}
+
+/// OpenID Connect Core §5.1: texts of one line.
+const TEXTS: &[&str] = &[
+    "name",
+    "given_name",
+    "family_name",
+    "middle_name",
+    "nickname",
+    "preferred_username",
+    "email",
+    "gender",
+    "birthdate",
+    "zoneinfo",
+    "locale",
+    "phone_number",
+];
+const URLS: &[&str] = &["profile", "picture", "website"];
+const BOOLEANS: &[&str] = &["email_verified", "phone_number_verified"];
+/// OpenID Connect Core §5.1.1.
+const ADDRESS: &[&str] = &["formatted", "street_address", "locality", "region", "postal_code", "country"];
+/// What tokens say of themselves; a claim of that name would lie.
+const RESERVED: &[&str] = &[
+    "sub",
+    "iss",
+    "aud",
+    "exp",
+    "iat",
+    "nbf",
+    "jti",
+    "azp",
+    "acr",
+    "amr",
+    "auth_time",
+    "nonce",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    "sid",
+    "cnf",
+    "act",
+    "may_act",
+    "client_id",
+    "scope",
+    "events",
+    "typ",
+    "updated_at",
+    "groups",
+    "authorization_details",
+];
+/// A profile goes into tokens and answers: this is the most of it, as JSON.
+const MOST_BYTES: usize = 16 * 1024;
+
+impl Profile {
+    /// Everything that is wrong with it: standard claims have their types, claims of our own a name that no token has.
+    pub fn check(&self) -> Vec<Invalid> {
+        let mut wrong: Vec<Invalid> =
+            self.claims.iter().filter_map(|(name, value)| check_claim(name, value).err()).collect();
+        wrong.extend(self.groups.iter().filter_map(|group| check_text("groups", group).err()));
+        if serde_json::to_vec(self).map_or(true, |json| json.len() > MOST_BYTES) {
+            wrong.push(Invalid::new("claims", format!("take {MOST_BYTES} bytes at most, as JSON")));
+        }
+        wrong
+    }
+
+    /// The claim of this name, if it is a text.
+    pub fn text(&self, claim: &str) -> Option<&str> {
+        self.claims.get(claim).and_then(Value::as_str)
+    }
+}
+
+/// Whether this is a claim of OpenID Connect Core §5.1.
+pub fn is_standard(claim: &str) -> bool {
+    claim == "address" || [TEXTS, URLS, BOOLEANS].iter().any(|claims| claims.contains(&claim))
+}
+
+fn check_claim(name: &str, value: &Value) -> Result<(), Invalid> {
+    let invalid = |text: &str| Err(Invalid::new("claims", format!("{name:?} {text}")));
+    let is_line = |value: &Value| value.as_str().is_some_and(|text| check_text("claims", text).is_ok());
+    if RESERVED.contains(&name) {
+        return invalid("is what tokens say of themselves, no claim of a person");
+    }
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
+        return invalid("is no claim's name: 1 to 64 visible ASCII characters");
+    }
+    if name == "email" && !value.as_str().is_some_and(is_email) {
+        return invalid("takes an e-mail address");
+    }
+    if TEXTS.contains(&name) && !is_line(value) {
+        return invalid("takes a text of 1 to 200 visible characters");
+    }
+    if URLS.contains(&name) && !value.as_str().is_some_and(is_web_url) {
+        return invalid("takes an http or https URL");
+    }
+    if BOOLEANS.contains(&name) && !value.is_boolean() {
+        return invalid("takes true or false");
+    }
+    if name == "address" {
+        // A postal address has lines.
+        let is_part = |(part, value): (&String, &Value)| {
+            let lines =
+                value.as_str().is_some_and(|text| !text.is_empty() && text.lines().all(|line| line.len() <= 200));
+            ADDRESS.contains(&part.as_str()) && lines
+        };
+        if !value.as_object().is_some_and(|parts| !parts.is_empty() && parts.iter().all(is_part)) {
+            return invalid(
+                "takes a table of texts: formatted, street_address, locality, region, postal_code, country",
+            );
+        }
+    }
+    if value.is_null() { invalid("may not be null") } else { Ok(()) }
+}
+
+fn is_email(text: &str) -> bool {
+    let Some((local, domain)) = text.rsplit_once('@') else { return false };
+    let plain = |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_whitespace() || c.is_control());
+    text.len() <= 254 && plain(local) && plain(domain) && !domain.contains('@')
+}
+
+fn is_web_url(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http")) && text.len() <= 2048
+}
+
+/// A username that cannot be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("takes 1 to 128 visible characters without spaces")]
+pub struct InvalidUsername;
+
+/// What of a username is compared: without spaces around it, in lower case. Two usernames that differ in nothing else
+/// are one.
+///
+/// # Errors
+/// What is no username: empty, over 128 characters, or with spaces, control characters, or characters that are not
+/// seen or turn the writing around.
+pub fn username_key(username: &str) -> Result<String, InvalidUsername> {
+    let username = username.trim();
+    let hidden = |c: char| {
+        c.is_whitespace()
+            || c.is_control()
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+    };
+    if !(1..=128).contains(&username.chars().count()) || username.chars().any(hidden) {
+        return Err(InvalidUsername);
+    }
+    Ok(username.to_lowercase())
+}
+
+/// A person as requests meet them.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The subject: a UUID.
+    pub sub: String,
+    /// What they sign in by.
+    pub username: String,
+    /// What is known of them.
+    pub profile: Profile,
+    /// Switched off: signs in nowhere, gets no tokens.
+    pub disabled: bool,
+    /// Who made them.
+    pub managed_by: ManagedBy,
+}
+
+impl User {
+    /// From their row.
+    ///
+    /// # Errors
+    /// When the row holds what this binary does not understand.
+    pub fn from_row(row: &UserRow) -> Result<Self, StoreError> {
+        let unfit = |what: String| StoreError::Unfit(format!("user {}: {what}", row.sub));
+        Ok(Self {
+            sub: row.sub.clone(),
+            username: row.username.clone(),
+            profile: from_row(&row.profile).map_err(|cause| unfit(cause.to_string()))?,
+            disabled: row.disabled,
+            managed_by: row.managed_by.parse().map_err(|_| unfit("managed_by".to_owned()))?,
+        })
+    }
+}
+
+/// The person with this subject.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn find(db: &Db, sub: &str) -> Result<Option<Arc<User>>, StoreError> {
+    let sub = sub.to_owned();
+    let row = db.read(move |conn| Box::pin(async move { users::find(conn, &sub).await })).await?;
+    row.map(|row| User::from_row(&row).map(Arc::new)).transpose()
+}
+
+/// A new subject: a random UUID (RFC 9562 §5.4), which no `client_id` may look like.
+///
+/// # Errors
+/// Without randomness.
+pub fn new_sub() -> crate::error::Result<String> {
+    Ok(uuid::Builder::from_random_bytes(random()?).into_uuid().to_string())
+}
+
+/// Switches a person off or on, in the transaction of `tx`. Off, their sign-ins and all that came of them end, and
+/// nothing of that comes back with switching them on.
+///
+/// # Errors
+/// When the database cannot.
+pub async fn set_disabled(tx: &mut Tx, actor: &Actor, sub: &str, disabled: bool) -> Result<bool, StoreError> {
+    let new = users::set_disabled(tx, sub, disabled).await?;
+    if new {
+        let event = if disabled { Event::UserDisabled } else { Event::UserEnabled };
+        audit::record(tx, actor, sub, &event).await?;
+    }
+    if disabled {
+        session::end_all(tx, actor, sub).await?;
+    }
+    Ok(new)
+}
+
+/// Gives a person another password. Whoever knew the old one is signed out everywhere.
+///
+/// # Errors
+/// When the database cannot.
+pub async fn set_password(tx: &mut Tx, actor: &Actor, sub: &str, phc: &str) -> Result<(), StoreError> {
+    users::set_password(tx, sub, phc).await?;
+    audit::record(tx, actor, sub, &Event::PasswordSet).await?;
+    session::end_all(tx, actor, sub).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usernames_compare_without_case_and_outer_spaces() {
+        assert_eq!(username_key(" Ada@Example.com ").unwrap(), "ada@example.com");
+        assert_eq!(username_key("ÅSA").unwrap(), "åsa");
+        for bad in ["", " ", "a b", "a\u{0}", "a\u{202e}b", "a\u{200b}", "a\nb", &"x".repeat(129)] {
+            assert_eq!(username_key(bad), Err(InvalidUsername), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn oidc_core_5_1_standard_claims_have_their_types() {
+        let profile = |text: &str| serde_json::from_str::<Profile>(text).unwrap();
+        let good = r#"{"groups": ["staff"], "name": "Ada", "email": "ada@example.com", "email_verified": true,
+            "address": {"formatted": "1 Way\nTown", "country": "UK"}, "picture": "https://x.example/a.png", "badge": [7]}"#;
+        assert!(profile(good).check().is_empty(), "{:?}", profile(good).check());
+        for bad in [
+            r#"{"name": 7}"#,
+            r#"{"name": ""}"#,
+            r#"{"name": "a\u202eb"}"#,
+            r#"{"email": "nobody"}"#,
+            r#"{"email_verified": "true"}"#,
+            r#"{"address": "1 Way"}"#,
+            r#"{"address": {"planet": "Earth"}}"#,
+            r#"{"picture": "javascript:alert(1)"}"#,
+            r#"{"sub": "x"}"#,
+            r#"{"updated_at": 1}"#,
+            r#"{"groups": [""]}"#,
+            r#"{"badge": null}"#,
+            r#"{"a b": 1}"#,
+        ] {
+            assert_eq!(profile(bad).check().len(), 1, "{bad}");
+        }
+        assert!(!profile(&format!(r#"{{"long": "{}"}}"#, "x".repeat(MOST_BYTES))).check().is_empty());
+    }
+}
