@@ -609,11 +609,24 @@ both! {
         assert_eq!(scene.redeem(WEB, &redeeming(&code)).await.status, 200);
     }
 
+    async fn what_came_of_a_sign_in_that_ran_out_ends_with_it(engine) {
+        let scene = Scene::new(engine).await;
+        let tokens = scene.tokens(Granted::default()).await;
+        let refresh = [("grant_type", "refresh_token"), ("refresh_token", text(&tokens, "refresh_token"))];
+        sealwright::jobs::sweep_once(&scene.server.services).await.unwrap();
+        assert_eq!(number(&scene.server.place, "SELECT COUNT(*) FROM grants WHERE revoked_at IS NULL").await, 1);
+        execute(&scene.server.place, "UPDATE sign_ins SET expires_at = 1").await;
+        sealwright::jobs::sweep_once(&scene.server.services).await.unwrap();
+        scene.redeem(WEB, &refresh).await.assert_error(400, "invalid_grant");
+    }
+
     async fn grants_that_are_good_for_nothing_are_swept(engine) {
         let scene = Scene::new(engine).await;
         scene.code(Granted::default()).await;
         scene.tokens(Granted { refresh: false, ..Granted::default() }).await;
         scene.tokens(Granted::default()).await;
+        // Signed in for longer than all of this takes.
+        execute(&scene.server.place, "UPDATE sign_ins SET expires_at = expires_at + 9000000000000").await;
         let left = async |after: u64| {
             scene.server.clock.advance(Duration::from_secs(after));
             sealwright::jobs::sweep_once(&scene.server.services).await.unwrap();
