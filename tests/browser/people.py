@@ -11,10 +11,12 @@ import os
 import secrets
 import sys
 import threading
+import time
 import urllib.parse
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -152,18 +154,23 @@ class Visit:
 
     def through(self, username):
         """Does what the pages ask for; what the client was told at the end."""
-        for _ in range(5):
+        for _ in range(50):
             self.wait("no page that is known", lambda: (
                 any(map(self.has, ("submit", "approve", "client"))) or self.driver.find_elements(By.NAME, "account")
             ))
             if self.has("client"):
                 break
-            if self.has("approve"):
-                self.press("approve")
-            elif not self.has("submit"):
-                self.driver.find_element(By.XPATH, f"//button[@name='account'][normalize-space()='{username}']").click()
-            else:
-                self.sign_in(username)
+            try:
+                if self.has("approve"):
+                    self.driver.find_element(By.NAME, "approve").click()
+                elif self.has("submit"):
+                    self.sign_in(username)
+                else:
+                    account = f"//button[@name='account'][normalize-space()='{username}']"
+                    self.driver.find_element(By.XPATH, account).click()
+            except (NoSuchElementException, StaleElementReferenceException, TimeoutException):
+                # The browser went on between the look and the press.
+                time.sleep(0.05)
         return self.answer()
 
     def look(self, name):
