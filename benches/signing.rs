@@ -7,8 +7,7 @@ use std::sync::Arc;
 use criterion::Criterion;
 use sealwright::form::Form;
 use sealwright::issue::{AccessClaims, Audience};
-use sealwright::keys::{Jws, KeyEntry, KeyPair, KeyRing, KeyState, Signer, Typ, signing_pool};
-use sealwright::pool::Pool;
+use sealwright::keys::{Jws, KeyEntry, KeyPair, KeyRing, KeyState, Signer, SigningQueue, Typ};
 use sealwright::wire::Algorithm;
 use tokio::runtime::Runtime;
 
@@ -24,9 +23,9 @@ const FORM: &[u8] = b"grant_type=client_credentials&scope=orders%3Aread+orders%3
 fn main() -> Result<(), Box<dyn Error>> {
     let mut criterion = Criterion::default().configure_from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let pool = signing_pool();
+    let queue = SigningQueue::of_this_machine();
     let algorithms = [Algorithm::EdDsa, Algorithm::Rs256, Algorithm::Es256];
-    let signers = algorithms.map(|algorithm| signer(algorithm, &pool));
+    let signers = algorithms.map(|algorithm| signer(algorithm, &queue));
     let signers = signers.into_iter().collect::<Result<Vec<_>, _>>()?;
     let ring = KeyRing::new(signers.iter().map(entry).collect());
     for signer in &signers {
@@ -38,10 +37,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn signer(algorithm: Algorithm, pool: &Pool) -> Result<Arc<Signer>, Box<dyn Error>> {
+fn signer(algorithm: Algorithm, queue: &SigningQueue) -> Result<Arc<Signer>, Box<dyn Error>> {
     let (pair, _) = KeyPair::generate(algorithm, 2048)?;
     let kid = pair.public_jwk().thumbprint();
-    Ok(Arc::new(Signer::new(&kid, algorithm.as_str(), pair, pool.clone())?))
+    Ok(Arc::new(Signer::new(&kid, algorithm.as_str(), pair, queue.clone())?))
 }
 
 fn entry(signer: &Arc<Signer>) -> KeyEntry {

@@ -30,9 +30,8 @@ use rustls::pki_types::pem::PemObject;
 use sealwright::app;
 use sealwright::clock::{Clock, SECOND};
 use sealwright::config::Config;
-use sealwright::keys::{Jws, KeyPair, PublicJwk, Signer, Typ, signing_pool};
+use sealwright::keys::{Jws, KeyPair, PublicJwk, Signer, SigningQueue, Typ};
 use sealwright::password::PasswordHasher;
-use sealwright::pool::Pool;
 use sealwright::secret::{Secret, random};
 use sealwright::wire::Algorithm;
 use serde::{Deserialize, Serialize};
@@ -94,10 +93,10 @@ fn new_pair(algorithm: Algorithm) -> Result<KeyPair> {
     Ok(KeyPair::generate(algorithm, 2048)?.0)
 }
 
-fn new_signer(algorithm: Algorithm, pool: &Pool) -> Result<Signer> {
+fn new_signer(algorithm: Algorithm, queue: &SigningQueue) -> Result<Signer> {
     let pair = new_pair(algorithm)?;
     let kid = pair.public_jwk().thumbprint();
-    Ok(Signer::new(&kid, algorithm.as_str(), pair, pool.clone())?)
+    Ok(Signer::new(&kid, algorithm.as_str(), pair, queue.clone())?)
 }
 
 // Assertions.
@@ -220,11 +219,11 @@ async fn verify_sign(State(bare): State<Arc<Bare>>, body: Bytes) -> Result<Strin
 
 fn serve(address: &str, key: &Path) -> Result<()> {
     let address: SocketAddr = address.parse()?;
-    let pool = signing_pool();
+    let queue = SigningQueue::of_this_machine();
     let bare = Bare {
         issuer: format!("http://{address}"),
-        eddsa: new_signer(Algorithm::EdDsa, &pool)?,
-        rs256: new_signer(Algorithm::Rs256, &pool)?,
+        eddsa: new_signer(Algorithm::EdDsa, &queue)?,
+        rs256: new_signer(Algorithm::Rs256, &queue)?,
         client: read_key(key)?.public_jwk().clone(),
         clock: Clock::system(),
     };

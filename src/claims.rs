@@ -366,7 +366,7 @@ mod tests {
             metadata: ClientMetadata { scope: scope.parse().unwrap(), ..ClientMetadata::default() },
             disabled: false,
             unverified: false,
-            credentials: Vec::new(),
+            credentials: [].into(),
         }
     }
 

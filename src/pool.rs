@@ -26,8 +26,6 @@ struct Shared {
 struct State {
     /// Threads that nobody has; none while somebody waits.
     free: usize,
-    /// Places that are kept for work that does not wait yet.
-    kept: usize,
     /// One for each address that waits; whose turn is next stands first. None is empty.
     lines: VecDeque<Line>,
 }
@@ -43,16 +41,10 @@ struct Line {
 #[must_use = "a permit that is dropped reserves nothing"]
 pub struct Permit(Option<Arc<Shared>>);
 
-/// A place in the queue for work of this server's own that will have to be done, kept before anything is used up for
-/// it. It takes no thread yet, and nobody else's turn.
-#[derive(Debug)]
-#[must_use = "a place that is dropped is another's"]
-pub struct Place(Arc<Shared>);
-
 impl Pool {
     /// A pool that works on `threads` threads (at least 1) while at most `queue` others wait.
     pub fn new(threads: usize, queue: usize) -> Self {
-        let state = State { free: threads.max(1), kept: 0, lines: VecDeque::new() };
+        let state = State { free: threads.max(1), lines: VecDeque::new() };
         Self(Arc::new(Shared { queue, state: Mutex::new(state) }))
     }
 
@@ -65,7 +57,8 @@ impl Pool {
     pub async fn permit(&self, from: Option<IpAddr>) -> Result<Permit> {
         let turn = {
             let mut state = self.0.state();
-            if state.take() {
+            if state.free > 0 {
+                state.free -= 1;
                 return Ok(Permit(Some(self.0.clone())));
             }
             state.make_room(from.map(network), self.0.queue).ok_or_else(busy)?;
@@ -74,48 +67,10 @@ impl Pool {
         turn.await.map_err(|_| busy())
     }
 
-    /// Keeps a place for work that comes later.
-    ///
-    /// # Errors
-    /// `temporarily_unavailable`, try again in 1 s, when there is none.
-    pub fn place(&self) -> Result<Place> {
-        let mut state = self.0.state();
-        let queue = self.0.queue + state.free;
-        state.make_room(None, queue).ok_or_else(busy)?;
-        state.kept += 1;
-        Ok(Place(self.0.clone()))
-    }
-
     /// How many wait at this moment.
     pub fn waiting(&self) -> usize {
         let state = self.0.state();
         state.lines.iter().flat_map(|line| &line.waiting).filter(|turn| !turn.is_closed()).count()
-    }
-}
-
-impl Place {
-    /// Waits for a thread, at the place that was kept.
-    ///
-    /// # Errors
-    /// None that a caller could mend: the queue has this place.
-    pub async fn permit(self) -> Result<Permit> {
-        let shared = self.0.clone();
-        let turn = {
-            let mut state = shared.state();
-            if state.take() { None } else { Some(state.join(None)) }
-        };
-        // In the queue now, or through it.
-        drop(self);
-        match turn {
-            Some(turn) => turn.await.map_err(Error::internal),
-            None => Ok(Permit(Some(shared))),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.state().kept -= 1;
     }
 }
 
@@ -157,19 +112,12 @@ impl Shared {
 }
 
 impl State {
-    /// A free thread, if there is one.
-    fn take(&mut self) -> bool {
-        let free = self.free > 0;
-        self.free -= usize::from(free);
-        free
-    }
-
     /// Room for one more of `from` where `queue` have a place; `None` when there is none.
     fn make_room(&mut self, from: Option<IpAddr>, queue: usize) -> Option<()> {
         // Who went away leaves its place.
         self.lines.iter_mut().for_each(|line| line.waiting.retain(|turn| !turn.is_closed()));
         self.lines.retain(|line| !line.waiting.is_empty());
-        if self.kept + self.lines.iter().map(|line| line.waiting.len()).sum::<usize>() < queue {
+        if self.lines.iter().map(|line| line.waiting.len()).sum::<usize>() < queue {
             return Some(());
         }
         let ours = self.lines.iter().find(|line| line.from == from).map_or(0, |line| line.waiting.len());
@@ -309,36 +257,5 @@ mod tests {
         let failed = pool.permit(None).await.unwrap().run(|| panic!("on purpose")).await;
         assert_eq!(failed.unwrap_err().code, Code::ServerError);
         assert_eq!(pool.permit(None).await.unwrap().run(|| 7).await.unwrap(), 7);
-    }
-
-    /// What something will be used up for is refused before, and not between: a place outlasts every flood, and takes no
-    /// thread from others while its work is not there yet.
-    #[tokio::test]
-    async fn a_place_that_is_kept_takes_no_thread_and_is_given_up_to_nobody() {
-        let pool = Pool::new(1, 2);
-        let places = [pool.place().unwrap(), pool.place().unwrap(), pool.place().unwrap()];
-        assert_eq!(pool.place().unwrap_err().code, Code::TemporarilyUnavailable);
-        let held = pool.permit(Some(address("192.0.2.1"))).await.unwrap();
-        assert!(wait(&pool, address("192.0.2.1")).is_err() && wait(&pool, None).is_err());
-        let mut turns = places.map(|place| place.permit().boxed());
-        assert!(turns.iter_mut().all(|turn| is_served(turn).is_none()));
-        assert!(wait(&pool, address("198.51.100.7")).is_err() && pool.place().is_err());
-        drop(held);
-        for turn in &mut turns {
-            drop(is_served(turn).unwrap().unwrap());
-        }
-        // One that was not needed, and one whose owner goes away while it waits.
-        drop(pool.place().unwrap());
-        let held = pool.permit(None).await.unwrap();
-        for _ in 0..4 {
-            let mut turn = pool.place().unwrap().permit().boxed();
-            assert!(is_served(&mut turn).is_none());
-        }
-        let kept = [pool.place().unwrap(), pool.place().unwrap()];
-        assert!(pool.place().is_err());
-        drop((held, kept));
-        assert_eq!(pool.waiting(), 0);
-        let state = pool.0.state();
-        assert_eq!((state.free, state.kept), (1, 0));
     }
 }

@@ -1,7 +1,6 @@
 //! Words of the wire. A vocabulary is an enum whose spelling, parsing and listing come from one place, so that
 //! dispatch, discovery documents, validation and metric labels cannot drift apart.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -218,9 +217,9 @@ pub const LOGIN_PATH: &str = "/login";
 /// Where people are asked, under the issuer.
 pub const CONSENT_PATH: &str = "/consent";
 
-/// A set of scope tokens (RFC 6749 §3.3), kept sorted so that equal sets are equal texts.
+/// A set of scope tokens (RFC 6749 §3.3): their one text, each once, sorted, parted by single spaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Scope(BTreeSet<String>);
+pub struct Scope(Box<str>);
 
 impl Scope {
     /// Whether `token` is a scope token: 1 or more of `%x21 / %x23-5B / %x5D-7E`, at most 256 here.
@@ -230,7 +229,7 @@ impl Scope {
 
     /// The tokens, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+        self.0.split_terminator(' ')
     }
 
     /// Whether there are none.
@@ -240,18 +239,20 @@ impl Scope {
 
     /// Whether every token of this set is in `other`.
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.0.is_subset(&other.0)
+        // Both are sorted: what was passed by is not looked for again.
+        let mut others = other.iter();
+        self.iter().all(|token| others.any(|other| other == token))
     }
 
     /// Whether `token` is in this set.
     pub fn contains(&self, token: &str) -> bool {
-        self.0.contains(token)
+        self.iter().any(|own| own == token)
     }
 
     /// The tokens for which `keep` holds.
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&str) -> bool) -> Self {
-        Self(self.0.iter().filter(|token| keep(token)).cloned().collect())
+        self.iter().filter(|token| keep(token)).collect()
     }
 }
 
@@ -265,38 +266,34 @@ impl FromStr for Scope {
 
     /// Tokens parted by single spaces; the empty text is the empty set; a repeated token counts once.
     fn from_str(text: &str) -> Result<Self, InvalidScope> {
-        if text.is_empty() {
-            return Ok(Self::default());
+        let tokens: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(' ').collect() };
+        if tokens.iter().all(|token| Self::is_token(token)) {
+            Ok(tokens.into_iter().collect())
+        } else {
+            Err(InvalidScope)
         }
-        text.split(' ')
-            .map(|token| if Self::is_token(token) { Ok(token.to_owned()) } else { Err(InvalidScope) })
-            .collect::<Result<_, _>>()
-            .map(Self)
     }
 }
 
 impl<'t> FromIterator<&'t str> for Scope {
     /// Of tokens that are in scopes already.
     fn from_iter<T: IntoIterator<Item = &'t str>>(tokens: T) -> Self {
-        Self(tokens.into_iter().map(str::to_owned).collect())
+        let mut tokens: Vec<&str> = tokens.into_iter().collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        Self(tokens.join(" ").into())
     }
 }
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, token) in self.iter().enumerate() {
-            if at > 0 {
-                f.write_str(" ")?;
-            }
-            f.write_str(token)?;
-        }
-        Ok(())
+        f.write_str(&self.0)
     }
 }
 
 impl serde::Serialize for Scope {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
+        to.serialize_str(&self.0)
     }
 }
 
@@ -321,6 +318,24 @@ mod tests {
     }
 
     proptest! {
+        /// What sets of texts say is the truth.
+        #[test]
+        fn scopes_compare_as_sets(one in "[abc ]{0,12}", other in "[abc ]{0,12}") {
+            use std::collections::BTreeSet;
+            let sets = [&one, &other].map(|text| text.split_whitespace().collect::<BTreeSet<_>>());
+            let scopes = sets.clone().map(|set| set.into_iter().rev().collect::<Scope>());
+            prop_assert_eq!(scopes[0].is_subset(&scopes[1]), sets[0].is_subset(&sets[1]));
+            prop_assert_eq!(scopes[0] == scopes[1], sets[0] == sets[1]);
+            for (scope, set) in scopes.iter().zip(&sets) {
+                prop_assert!(scope.iter().eq(set.iter().copied()));
+                prop_assert_eq!(scope.is_empty(), set.is_empty());
+                for token in ["a", "b", "ab", "abc", ""] {
+                    prop_assert_eq!(scope.contains(token), set.contains(token));
+                }
+                prop_assert_eq!(scope.filter(|token| token > "b"), set.iter().copied().filter(|token| *token > "b").collect());
+            }
+        }
+
         #[test]
         fn a_scope_that_parses_prints_and_parses_to_itself(text in ".{0,64}") {
             if let Ok(scope) = text.parse::<Scope>() {

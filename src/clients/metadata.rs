@@ -162,6 +162,21 @@ impl Default for ClientMetadata {
 }
 
 impl ClientMetadata {
+    /// Its lists of texts.
+    pub(super) fn lists(&self) -> [&Vec<String>; 6] {
+        let Self { contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins, .. } = self;
+        [contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins]
+    }
+
+    /// Gives back what its lists have room for and do not hold: very many clients are in memory at once.
+    pub(super) fn shrink(&mut self) {
+        let Self { contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins, .. } = self;
+        for list in [contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins] {
+            list.shrink_to_fit();
+        }
+        self.grant_types.shrink_to_fit();
+    }
+
     /// Everything that is wrong with it by itself; what it refers to is checked by who saves it.
     /// `max_lifetime` in seconds, `allow_http` for a `jwks_uri` by plain http.
     pub fn check(&self, max_lifetime: u32, allow_http: bool) -> Vec<Invalid> {

@@ -35,7 +35,7 @@ pub struct Client {
     /// Nobody has vouched for it: it registered itself.
     pub unverified: bool,
     /// Its credentials, expired ones too.
-    pub credentials: Vec<Credential>,
+    pub credentials: Box<[Credential]>,
 }
 
 impl Client {
@@ -121,10 +121,12 @@ impl Client {
                 last_used_at: AtomicI64::new(credential.last_used_at.unwrap_or(0)),
             })
         });
+        let mut metadata: ClientMetadata = from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?;
+        metadata.shrink();
         Ok(Self {
             client_id: row.client_id.as_str().into(),
             unverified: row.managed_by == ManagedBy::Registration.as_str(),
-            metadata: from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?,
+            metadata,
             disabled: row.disabled,
             credentials: credentials.collect::<Result<_, StoreError>>()?,
         })
@@ -140,16 +142,17 @@ impl Client {
         self.metadata.allowed_origins.iter().any(|allowed| allowed == origin)
     }
 
-    /// Roughly how much memory it takes, for the cache's bound.
+    /// Roughly how much memory it takes in the cache, whose own share of each entry is about 400 bytes.
     fn weight(&self) -> u32 {
-        let lists = [
-            &self.metadata.resources,
-            &self.metadata.serves,
-            &self.metadata.redirect_uris,
-            &self.metadata.post_logout_redirect_uris,
-        ];
-        let texts = lists.into_iter().flatten().map(|text| text.len() + 24).sum::<usize>();
-        let scopes = self.metadata.scope.iter().map(|token| token.len() + 48).sum::<usize>();
-        u32::try_from(600 + texts + scopes + self.credentials.len() * 250).unwrap_or(u32::MAX)
+        let metadata = &self.metadata;
+        let lists = metadata.lists().into_iter().flatten().map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        let proof = |credential: &Credential| match &credential.proof {
+            Proof::Generated(_) => 0,
+            Proof::Imported(text) => text.len(),
+            Proof::Jwk(_) => 600,
+        };
+        let credentials = self.credentials.iter().map(|each| size_of::<Credential>() + proof(each)).sum::<usize>();
+        let texts = self.client_id.len() + self.name().len() + metadata.scope.to_string().len();
+        u32::try_from(400 + size_of::<Self>() + texts + lists + credentials).unwrap_or(u32::MAX)
     }
 }

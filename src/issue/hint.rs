@@ -49,14 +49,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::keys::{KeyEntry, KeyPair, KeyState, Signer, Typ, signing_pool};
+    use crate::keys::{KeyEntry, KeyPair, KeyState, Signer, SigningQueue, Typ};
     use crate::wire::Algorithm;
     use serde_json::{Value, json};
 
     fn ring() -> KeyRing {
         let (pair, _) = KeyPair::generate(Algorithm::EdDsa, 2048).unwrap();
         let (public, kid) = (pair.public_jwk().clone(), pair.public_jwk().thumbprint());
-        let signer = Signer::new(&kid, "EdDSA", pair, signing_pool()).unwrap();
+        let signer = Signer::new(&kid, "EdDSA", pair, SigningQueue::of_this_machine()).unwrap();
         KeyRing::new(vec![KeyEntry {
             kid,
             algorithm: Algorithm::EdDsa,

@@ -20,8 +20,7 @@ use crate::clients::Client;
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
-use crate::keys::{Signer, Typ};
-use crate::pool::Place;
+use crate::keys::{Place, Signer, Typ};
 use crate::resources::Resource;
 use crate::secret::Secret;
 use crate::wire::{Algorithm, Scope, TokenFormat};
@@ -156,7 +155,7 @@ impl Audience {
 /// # Errors
 /// What the grant refused; `invalid_grant` for a code or refresh token that is used, expired, revoked or another
 /// client's; `invalid_target` when the resources do not agree on one token, or there are none; 503 when this node has
-/// no lease, the signing pool is full, or the database does not take it.
+/// no lease, the signing queue is full, or the database does not take it.
 pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<TokenResponse> {
     let mint = Mint::new(cx, client);
     let has_openid = client.metadata.scope.contains("openid");

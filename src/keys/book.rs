@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, signing_pool};
+use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, SigningQueue};
 use crate::audit::{self, Actor, Event};
 use crate::config;
-use crate::pool::Pool;
 use crate::store::signing_keys::{self, SigningKeyRow};
 use crate::store::{Committed, Conn, Db, StoreError};
 use crate::wire::Algorithm;
@@ -16,14 +15,14 @@ use crate::wire::Algorithm;
 pub struct Keys {
     ring: ArcSwap<KeyRing>,
     master: MasterKey,
-    pool: Pool,
+    queue: SigningQueue,
 }
 
 impl Keys {
     /// No keys yet; `master` opens them.
     pub fn new(master: MasterKey) -> Self {
-        let pool = signing_pool();
-        Self { ring: ArcSwap::from_pointee(KeyRing::new(Vec::new())), master, pool }
+        let queue = SigningQueue::of_this_machine();
+        Self { ring: ArcSwap::from_pointee(KeyRing::new(Vec::new())), master, queue }
     }
 
     /// The snapshot.
@@ -56,7 +55,7 @@ impl Keys {
             None if state.verifies() => {
                 let pkcs8 = self.master.open(&context(&row.kid), &row.sealed).map_err(|cause| unfit(&cause))?;
                 let pair = KeyPair::from_pkcs8(algorithm, &pkcs8).map_err(|cause| unfit(&cause))?;
-                let signer = Signer::new(&row.kid, &row.alg_name, pair, self.pool.clone());
+                let signer = Signer::new(&row.kid, &row.alg_name, pair, self.queue.clone());
                 Some(Arc::new(signer.map_err(|cause| unfit(&cause))?))
             }
             None => None,

@@ -8,6 +8,7 @@ mod jwk;
 mod jws;
 mod mac;
 mod pair;
+mod queue;
 mod ring;
 mod seal;
 mod sign;
@@ -17,9 +18,10 @@ pub use jwk::{JwkError, JwkSet, PublicJwk, VerifyError};
 pub use jws::{Header, Jws, JwsError};
 pub use mac::{MacKeys, Purpose};
 pub use pair::{KeyError, KeyPair};
+pub use queue::{Place, SigningQueue};
 pub use ring::{KeyEntry, KeyRing, KeyState};
 pub use seal::{MalformedMasterKey, MasterKey, MasterKeyId, OpenError};
-pub use sign::{Signer, Typ, signing_pool};
+pub use sign::{Signer, Typ};
 
 #[cfg(test)]
 mod vectors;

@@ -148,14 +148,14 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
-    use crate::keys::{JwkSet, KeyPair, Typ, signing_pool};
+    use crate::keys::{JwkSet, KeyPair, SigningQueue, Typ};
     use serde_json::{Value, json};
 
     fn entry(algorithm: Algorithm, state: KeyState, activate_at: Micros) -> KeyEntry {
         let (pair, _) = KeyPair::generate(algorithm, 2048).unwrap();
         let (public, kid) = (pair.public_jwk().clone(), pair.public_jwk().thumbprint());
         let alg_name = algorithm.as_str().to_owned();
-        let signer = Signer::new(&kid, &alg_name, pair, signing_pool()).unwrap();
+        let signer = Signer::new(&kid, &alg_name, pair, SigningQueue::of_this_machine()).unwrap();
         KeyEntry {
             kid,
             algorithm,

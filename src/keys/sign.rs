@@ -7,8 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use super::pair::{KeyError, KeyPair};
+use super::queue::{Place, SigningQueue};
 use crate::error::{Error, Result};
-use crate::pool::{Place, Pool};
 use crate::wire::{Algorithm, vocabulary};
 
 vocabulary! {
@@ -21,13 +21,6 @@ vocabulary! {
     }
 }
 
-/// Where slow signatures (RSA) are made: one per core of this machine at a time. Share one pool among all signers of a
-/// process. With 2048-bit keys the wait in its queue is under 0.1 s.
-pub fn signing_pool() -> Pool {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Pool::new(cores, cores * 256)
-}
-
 /// One signing key, ready to make tokens.
 #[derive(Debug)]
 pub struct Signer {
@@ -36,7 +29,7 @@ pub struct Signer {
     pair: Arc<KeyPair>,
     /// The encoded header of each [`Typ`], in its order, with the dot that follows.
     headers: Vec<String>,
-    pool: Pool,
+    queue: SigningQueue,
 }
 
 impl Signer {
@@ -45,7 +38,7 @@ impl Signer {
     ///
     /// # Errors
     /// [`KeyError::AlgorithmName`] when `alg_name` is not a name of the key's algorithm.
-    pub fn new(kid: &str, alg_name: &str, pair: KeyPair, pool: Pool) -> Result<Self, KeyError> {
+    pub fn new(kid: &str, alg_name: &str, pair: KeyPair, queue: SigningQueue) -> Result<Self, KeyError> {
         #[derive(Serialize)]
         struct ProtectedHeader<'a> {
             alg: &'a str,
@@ -60,7 +53,7 @@ impl Signer {
             header.map(|header| URL_SAFE_NO_PAD.encode(header) + ".").map_err(|_| KeyError::Library)
         };
         let headers = Typ::ALL.iter().map(header).collect::<Result<_, _>>()?;
-        Ok(Self { kid: kid.to_owned(), alg_name: alg_name.to_owned(), pair: Arc::new(pair), headers, pool })
+        Ok(Self { kid: kid.to_owned(), alg_name: alg_name.to_owned(), pair: Arc::new(pair), headers, queue })
     }
 
     /// The key's name in headers and in the published set.
@@ -89,7 +82,7 @@ impl Signer {
     /// # Errors
     /// `temporarily_unavailable`, try again in 1 s, when too many wait already.
     pub fn place(&self) -> Result<Option<Place>> {
-        self.is_slow().then(|| self.pool.place()).transpose()
+        self.is_slow().then(|| self.queue.place()).transpose()
     }
 
     /// Makes a token of `claims`, which must serialise to a JSON object.
@@ -108,12 +101,10 @@ impl Signer {
     pub async fn sign_at<C: Serialize + Sync>(&self, place: Option<Place>, typ: Typ, claims: &C) -> Result<String> {
         let mut token = self.unsigned(typ, claims)?;
         let signature = if self.is_slow() {
-            let place = place.map_or_else(|| self.pool.place(), Ok)?;
-            let pair = Arc::clone(&self.pair);
-            let work = move || (pair.sign(token.as_bytes()), token);
-            let (signature, returned) = place.permit().await?.run(work).await?;
-            token = returned;
-            signature?
+            let place = place.map_or_else(|| self.queue.place(), Ok)?;
+            let signature;
+            (signature, token) = place.sign(self.pair.clone(), token).await?;
+            signature
         } else {
             self.pair.sign(token.as_bytes())?
         };
@@ -145,14 +136,14 @@ mod tests {
     use crate::keys::Jws;
     use serde_json::{Value, json};
 
-    fn signer(algorithm: Algorithm, alg_name: &str, pool: &Pool) -> Signer {
+    fn signer(algorithm: Algorithm, alg_name: &str, queue: &SigningQueue) -> Signer {
         let (pair, _) = KeyPair::generate(algorithm, 2048).unwrap();
-        Signer::new("k\"1", alg_name, pair, pool.clone()).unwrap()
+        Signer::new("k\"1", alg_name, pair, queue.clone()).unwrap()
     }
 
     #[tokio::test]
     async fn a_token_carries_its_header_and_claims_and_verifies() {
-        let pool = signing_pool();
+        let queue = SigningQueue::new(2, 8);
         for (algorithm, name) in [
             (Algorithm::Rs256, "RS256"),
             (Algorithm::Ps256, "PS256"),
@@ -160,7 +151,7 @@ mod tests {
             (Algorithm::EdDsa, "EdDSA"),
             (Algorithm::EdDsa, "Ed25519"),
         ] {
-            let signer = signer(algorithm, name, &pool);
+            let signer = signer(algorithm, name, &queue);
             for &typ in Typ::ALL {
                 let claims = json!({"sub": "a", "n": [1, 2]});
                 let token = signer.sign(typ, &claims).await.unwrap();
@@ -177,17 +168,17 @@ mod tests {
 
     #[test]
     fn a_signer_takes_only_names_of_its_algorithm() {
-        let pool = Pool::new(1, 0);
+        let queue = SigningQueue::new(1, 0);
         for name in ["RS256", "ES256", "eddsa", "none", ""] {
             let (pair, _) = KeyPair::generate(Algorithm::EdDsa, 0).unwrap();
-            assert_eq!(Signer::new("k", name, pair, pool.clone()).err(), Some(KeyError::AlgorithmName), "{name}");
+            assert_eq!(Signer::new("k", name, pair, queue.clone()).err(), Some(KeyError::AlgorithmName), "{name}");
         }
     }
 
     #[tokio::test]
     async fn overload_is_refused_before_anything_is_consumed_and_ends_with_the_load() {
-        let pool = Pool::new(1, 1);
-        let (slow, quick) = (signer(Algorithm::Rs256, "RS256", &pool), signer(Algorithm::EdDsa, "EdDSA", &pool));
+        let queue = SigningQueue::new(1, 1);
+        let (slow, quick) = (signer(Algorithm::Rs256, "RS256", &queue), signer(Algorithm::EdDsa, "EdDSA", &queue));
         let (held, other) = (slow.place().unwrap(), slow.place().unwrap());
         let refused = slow.sign(Typ::Jwt, &json!({})).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after), (Code::TemporarilyUnavailable, Some(1)));
@@ -205,7 +196,7 @@ mod tests {
     #[test]
     fn signing_is_something_a_server_may_spawn() {
         fn assert_send<T: Send>(_: &T) {}
-        let signer = signer(Algorithm::EdDsa, "EdDSA", &Pool::new(1, 1));
+        let signer = signer(Algorithm::EdDsa, "EdDSA", &SigningQueue::new(1, 1));
         let claims = json!({});
         assert_send(&signer.sign(Typ::Jwt, &claims));
     }

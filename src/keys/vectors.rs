@@ -81,7 +81,7 @@ fn ring(algorithm: Algorithm) -> KeyRing {
     let (pair, _) = KeyPair::generate(algorithm, 2048).unwrap();
     let (public, kid) = (pair.public_jwk().clone(), pair.public_jwk().thumbprint());
     let alg_name = algorithm.as_str().to_owned();
-    let signer = Signer::new(&kid, &alg_name, pair, signing_pool()).unwrap();
+    let signer = Signer::new(&kid, &alg_name, pair, SigningQueue::of_this_machine()).unwrap();
     let (state, signer) = (KeyState::Active, Some(Arc::new(signer)));
     KeyRing::new(vec![KeyEntry {
         kid,

@@ -62,6 +62,8 @@ impl Sqlite {
             .busy_timeout(options.deadline)
             .statement_cache_capacity(256)
             .pragma("trusted_schema", "OFF")
+            // 32 MB of 4 KiB pages: what is written to the log again and again goes into the database once.
+            .pragma("wal_autocheckpoint", "8000")
             .pragma("journal_size_limit", "67108864");
         // Only its owner reads it; SQLite gives the files beside it the same mode.
         let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
@@ -143,20 +145,36 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         tx.set_now(shared.clock.now());
-        let mut open = command(&mut tx, "BEGIN IMMEDIATE").await;
+        // Every command is a change of threads, and a savepoint keeps a copy of each page: one text ends a job and begins
+        // the next, and a job that has the transaction to itself needs no savepoint.
+        let alone = batch.len() == 1;
+        let mut next = if alone { "BEGIN IMMEDIATE" } else { "BEGIN IMMEDIATE; SAVEPOINT job" };
+        let (mut begun, mut end) = (Ok(()), None);
         let mut ended = Vec::with_capacity(batch.len());
         for job in batch.drain(..) {
-            if open.is_ok() && shared.clock.monotonic() <= job.start_by {
-                let (job, savepoint) = in_savepoint(&mut tx, job).await;
-                ended.push(job);
-                open = savepoint;
-            } else {
-                ended.push((job.run)(Start::TooLate).await);
+            let in_time = shared.clock.monotonic() <= job.start_by;
+            if in_time && begun.is_ok() {
+                begun = command(&mut tx, next).await;
             }
+            if !in_time || begun.is_err() {
+                ended.push((job.run)(Start::TooLate).await);
+                continue;
+            }
+            let job = (job.run)(Start::Now(&mut tx)).await;
+            // One job fails alone: what it did goes, the others' work stays.
+            (next, end) = match (job.keep, alone) {
+                (true, _) => ("RELEASE job; SAVEPOINT job", Some("COMMIT")),
+                (false, true) => ("", Some("ROLLBACK")),
+                (false, false) => ("ROLLBACK TO job", Some("ROLLBACK TO job; COMMIT")),
+            };
+            ended.push(job);
         }
-        let outcome = match open {
-            Ok(()) => commit(&mut tx).await,
-            Err(cause) => {
+        let outcome = match (begun, end) {
+            (Ok(()), Some(end)) => commit(&mut tx, end).await,
+            (Ok(()), None) => Ok(()),
+            // Where a savepoint cannot be closed, SQLite has rolled the whole transaction back (a full disk does that),
+            // and nothing more may run in it.
+            (Err(cause), _) => {
                 let _ = command(&mut tx, "ROLLBACK").await;
                 Err(cause)
             }
@@ -174,20 +192,9 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
     }
 }
 
-/// One job fails alone: its savepoint goes, the others' work stays. Where the savepoint cannot be closed, SQLite has
-/// rolled the whole transaction back (a full disk does that), and nothing more may run in it.
-async fn in_savepoint(tx: &mut Tx, job: Job) -> (Ended, Result<(), StoreError>) {
-    if let Err(cause) = command(tx, "SAVEPOINT job").await {
-        return ((job.run)(Start::TooLate).await, Err(cause));
-    }
-    let ended = (job.run)(Start::Now(tx)).await;
-    let close = if ended.keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-    (ended, command(tx, close).await)
-}
-
-/// A COMMIT that failed is unknown, never "not done".
-async fn commit(tx: &mut Tx) -> Result<(), StoreError> {
-    let Err(cause) = command(tx, "COMMIT").await else { return Ok(()) };
+/// Ends a transaction by `text`. A COMMIT that failed is unknown, never "not done".
+async fn commit(tx: &mut Tx, text: &'static str) -> Result<(), StoreError> {
+    let Err(cause) = command(tx, text).await else { return Ok(()) };
     let _ = command(tx, "ROLLBACK").await;
     Err(StoreError::Unknown(cause.to_string()))
 }

@@ -325,7 +325,7 @@ both! {
     }
 
     /// An overload is refused before anything is used up: here, every place for a slow signature is another's.
-    async fn a_code_survives_a_full_signing_pool(engine) {
+    async fn a_code_survives_a_full_signing_queue(engine) {
         let scene = Scene::new(engine).await;
         let slow_api = APPLIED.replacen("[[client]]", "[[resource]]\nidentifier = \"https://slow.example.com\"\n\
             scopes = { \"slow:read\" = \"Wait\" }\naccess_token_signed_response_alg = \"RS256\"\n\n[[client]]", 1);

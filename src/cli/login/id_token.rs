@@ -81,7 +81,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::keys::{KeyPair, Signer, Typ, signing_pool};
+    use crate::keys::{KeyPair, Signer, SigningQueue, Typ};
 
     #[tokio::test]
     async fn core_3_1_3_7_each_claim_counts() {
@@ -90,7 +90,7 @@ mod tests {
             pair.public_jwk().members().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
         public.insert("kid".into(), Value::from("k"));
         let keys = json!({ "keys": [public] }).to_string();
-        let signer = Signer::new("k", "ES256", pair, signing_pool()).unwrap();
+        let signer = Signer::new("k", "ES256", pair, SigningQueue::of_this_machine()).unwrap();
         let expected =
             Expected { issuer: "https://id", client_id: "app", nonce: "n", access_token: "token", now: 1_000 * SECOND };
         let at_hash = half_hash(Algorithm::Es256, "token");

@@ -28,7 +28,7 @@ fn client() -> Client {
         },
         disabled: false,
         unverified: false,
-        credentials: Vec::new(),
+        credentials: [].into(),
     }
 }
 
