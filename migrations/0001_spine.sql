@@ -103,8 +103,11 @@ CREATE TABLE artifacts (
     id         BYTEA NOT NULL,
     body       TEXT NOT NULL,
     expires_at BIGINT NOT NULL,
+    -- Of what anybody may leave here without signing in: the network that it came from, whose share is bounded.
+    source     TEXT,
     PRIMARY KEY (kind, id)
 );
+CREATE INDEX artifacts_source ON artifacts (source, expires_at) WHERE source IS NOT NULL;
 CREATE INDEX artifacts_expiry ON artifacts (expires_at);
 
 CREATE TABLE audit_events (

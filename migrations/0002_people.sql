@@ -10,6 +10,8 @@ CREATE TABLE users (
     -- Argon2id, as a PHC string.
     password            TEXT,
     password_changed_at BIGINT,
+    -- SHA-256 of the PHC string that the password was imported as: it may be hashed anew since, and is still that one.
+    password_import     TEXT,
     disabled            BOOLEAN NOT NULL,
     managed_by          TEXT NOT NULL,
     created_at          BIGINT NOT NULL,
@@ -20,9 +22,12 @@ CREATE TABLE users (
 CREATE TABLE sessions (
     id         BYTEA PRIMARY KEY,
     data       TEXT NOT NULL,
-    expires_at BIGINT NOT NULL
+    expires_at BIGINT NOT NULL,
+    -- While nobody is signed in: the network that it came from, whose share is bounded.
+    source     TEXT
 );
 CREATE INDEX sessions_expiry ON sessions (expires_at);
+CREATE INDEX sessions_source ON sessions (source, expires_at) WHERE source IS NOT NULL;
 
 -- One person signed in at one browser: what the ID token's sid names. `browser` is in the session's data and stays
 -- when the session's id changes.
@@ -84,13 +89,16 @@ CREATE TABLE consents (
 
 -- Attempts that count against an account or an address until a moment.
 CREATE TABLE attempts (
-    kind       TEXT NOT NULL,
+    -- Of an account: its sub, so that all its rows are found by it.
     id         TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    -- Which of several of that kind; mostly ''.
+    part       TEXT NOT NULL,
     n          BIGINT NOT NULL,
     -- No other attempt counts before.
     free_at    BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
-    PRIMARY KEY (kind, id)
+    PRIMARY KEY (id, kind, part)
 );
 CREATE INDEX attempts_expiry ON attempts (expires_at);
 

@@ -7,13 +7,18 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use url::Url;
 
 use crate::audit::{self, Actor, Event};
+use crate::claims::ClaimsRequest;
 use crate::clients::{Client, ClientMetadata};
+use crate::clock::Micros;
 use crate::cx::Cx;
-use crate::error::{Error, Result};
-use crate::flow::Asked;
+use crate::error::Result;
+use crate::flow::{self, Asked, Decision, Flow, FlowId};
+use crate::issue;
+use crate::nodes;
 use crate::resources::Catalog;
 use crate::secret::sha256;
 use crate::store::consents::{self, ConsentRow};
+use crate::store::grants;
 use crate::wire::{Scope, USERINFO_PATH};
 
 /// What is agreed to for one resource: scope tokens, and claims by name.
@@ -51,29 +56,42 @@ pub async fn is_needed(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -
     if client.unverified {
         return Ok(true);
     }
-    if client.metadata.skip_consent {
-        return Ok(false);
-    }
+    Ok(!client.metadata.skip_consent && !is_given(cx, client, asked, sub).await?)
+}
+
+/// Whether `sub` agreed to all of this, with the client as it is, and has not taken it back.
+///
+/// # Errors
+/// 503 when the database cannot answer.
+pub async fn is_given(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<bool> {
     let (id, client_id) = (sub.to_owned(), client.client_id.clone());
     let rows = cx.db.read(move |conn| Box::pin(async move { consents::list(conn, &id, &client_id).await })).await?;
     let userinfo = cx.issuer.endpoint(USERINFO_PATH);
     let wanted = extents(&cx.resources.load(), &userinfo, asked);
-    Ok(!is_covered(&rows, &identity(&client.metadata), &wanted))
+    Ok(is_covered(&rows, &identity(&client.metadata), &wanted))
 }
 
-/// Remembers that `sub` agreed to what was asked, beside what they agreed to before.
+/// Keeps that `sub` agreed to what a flow asks for, beside what they agreed to before: with the flow, or, where that has
+/// ended meanwhile, not at all: false then.
 ///
 /// # Errors
 /// 503 when the database does not take it.
-pub async fn remember(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<()> {
+pub async fn agree(cx: &Cx<'_>, client: &Client, (id, flow): (&FlowId, &Flow), sub: &str) -> Result<bool> {
+    let (id, mut flow, now) = (id.clone(), flow.clone(), cx.now);
+    flow.decision = Some(Decision::Approved);
+    let asked = &flow.asked;
     let userinfo = cx.issuer.endpoint(USERINFO_PATH);
     let wanted = extents(&cx.resources.load(), &userinfo, asked);
     let (sub, client_id, identity) = (sub.to_owned(), client.client_id.clone(), identity(&client.metadata));
     let actor = Actor::person(cx, &sub);
     let event = Event::ConsentGiven { scope: asked.scope.to_string(), resources: asked.resources.clone() };
-    cx.db
+    let kept = cx
+        .db
         .write(move |tx| {
             Box::pin(async move {
+                if !flow::keep_in(tx, &id, &flow, now).await? {
+                    return Ok(false);
+                }
                 // What was agreed to with another client under this name is not agreed to with this one.
                 consents::forget_others(tx, &sub, &client_id, &identity).await?;
                 let known = consents::list(tx, &sub, &client_id).await?;
@@ -87,12 +105,80 @@ pub async fn remember(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) ->
                     let row = ConsentRow { resource, scope, claims, identity: identity.clone() };
                     consents::save(tx, &sub, &client_id, &row).await?;
                 }
-                audit::record(tx, &actor, &client_id, &event).await
+                audit::record(tx, &actor, &client_id, &event).await?;
+                Ok(true)
             })
         })
-        .await
-        .map_err(Error::from)
-        .map(drop)
+        .await?;
+    Ok(kept.value)
+}
+
+/// What a person granted one client, for the person.
+pub struct Granted {
+    /// To whom.
+    pub client_id: String,
+    /// Every scope that they agreed to, or that a grant covers where nobody had to be asked.
+    pub scope: Scope,
+    /// Claims by name.
+    pub claims: ClaimsRequest,
+    /// Since when the client has any of it.
+    pub since: Micros,
+}
+
+/// What `sub` granted and has not taken back: what they agreed to, and grants that stand; by client.
+///
+/// # Errors
+/// 503 when the database cannot answer.
+pub async fn of_person(cx: &Cx<'_>, sub: &str) -> Result<Vec<Granted>> {
+    let (sub, now) = (sub.to_owned(), cx.now);
+    let reading = cx.db.read(move |conn| {
+        Box::pin(async move { Ok((consents::of_user(conn, &sub).await?, grants::standing(conn, &sub, now).await?)) })
+    });
+    let (agreed, standing) = reading.await?;
+    let mut granted: BTreeMap<String, (BTreeSet<String>, ClaimsRequest, Micros)> = BTreeMap::new();
+    let mut add = |client_id: String, extent: Extent, since: Micros| {
+        let (scope, claims, first) =
+            granted.entry(client_id).or_insert_with(|| (BTreeSet::new(), ClaimsRequest::default(), since));
+        scope.extend(extent.scope);
+        claims.userinfo.extend(extent.claims.into_iter().map(|claim| (claim, None)));
+        *first = since.min(*first);
+    };
+    for (client_id, since, row) in agreed {
+        add(client_id, Extent::of(&row), since);
+    }
+    for (client_id, scope, since) in standing {
+        let scope: Scope = scope.parse().unwrap_or_default();
+        let scope = scope.iter().map(str::to_owned).collect();
+        add(client_id, Extent { scope, claims: BTreeSet::new() }, since);
+    }
+    let of_client = |(client_id, (scope, claims, since)): (String, (BTreeSet<String>, ClaimsRequest, Micros))| {
+        Granted { client_id, scope: scope.iter().map(String::as_str).collect(), claims, since }
+    };
+    Ok(granted.into_iter().map(of_client).collect())
+}
+
+/// Takes back all that `sub` granted a client: it is asked for again, and no token or code of it is good any more. When
+/// this returns every node acts on it.
+///
+/// # Errors
+/// 503 when the database does not take it, or a node has not confirmed it: then the caller tries again.
+pub async fn withdraw(cx: &Cx<'_>, sub: &str, client_id: &str) -> Result<()> {
+    let (sub, client_id, actor) = (sub.to_owned(), client_id.to_owned(), Actor::person(cx, sub));
+    let withdrawn = cx.db.write(move |tx| {
+        Box::pin(async move {
+            let had = consents::forget(tx, &sub, &client_id).await?;
+            let waits = issue::revoke_of_person_at(tx, &sub, &client_id, &actor).await?;
+            if had {
+                audit::record(tx, &actor, &client_id, &Event::ConsentWithdrawn).await?;
+            }
+            Ok(waits)
+        })
+    });
+    let withdrawn = withdrawn.await?;
+    match withdrawn.seq.or(withdrawn.value) {
+        Some(seq) => nodes::acted_on(cx, seq).await,
+        None => Ok(()),
+    }
 }
 
 fn is_covered(rows: &[ConsentRow], identity: &str, wanted: &Extents) -> bool {

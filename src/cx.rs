@@ -24,6 +24,7 @@ use crate::password::PasswordHasher;
 use crate::resources::Catalog;
 use crate::session;
 use crate::store::Db;
+use crate::visitors::Visitors;
 
 /// The services of one issuer. There is nothing global: many issuers in one process are many of these.
 pub struct Services {
@@ -49,10 +50,14 @@ pub struct Services {
     pub remote_keys: RemoteKeys,
     /// How long people stay signed in.
     pub sessions: session::Settings,
+    /// What strangers have left.
+    pub visitors: Visitors,
     /// How pages look.
     pub look: Look,
     /// Argon2id for passwords and imported secrets.
     pub passwords: PasswordHasher,
+    /// The fewest characters of a password that a person chooses.
+    pub min_password_length: usize,
     /// Client secrets.
     pub hasher: SecretHasher,
     /// Ids that may be used once.

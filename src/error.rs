@@ -46,6 +46,11 @@ pub enum Code {
     InsufficientScope,
     /// Too busy, or the database is gone: nothing happened; try again after [`Error::retry_after`].
     TemporarilyUnavailable,
+    /// RFC 6585 §4: too much of this from one address; try again after [`Error::retry_after`]. Told to who asks, and to no
+    /// client that they come from.
+    TooManyRequests,
+    /// Too much of this in all: as [`Code::TooManyRequests`].
+    Crowded,
     /// No such page.
     NotFound,
     /// The page does not take this method.
@@ -77,7 +82,8 @@ impl Code {
             Self::UnmetAuthenticationRequirements => ("unmet_authentication_requirements", 400),
             Self::InvalidToken => ("invalid_token", 401),
             Self::InsufficientScope => ("insufficient_scope", 403),
-            Self::TemporarilyUnavailable => ("temporarily_unavailable", 503),
+            Self::TemporarilyUnavailable | Self::Crowded => ("temporarily_unavailable", 503),
+            Self::TooManyRequests => ("temporarily_unavailable", 429),
             Self::NotFound => ("not_found", 404),
             Self::MethodNotAllowed => ("method_not_allowed", 405),
             Self::ServerError => ("server_error", 500),

@@ -7,15 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Error, Result};
+use crate::pool::network;
 use crate::secret::{equal, random_text, sha256};
 use crate::session::Browser;
 use crate::store::artifacts::{self, Key, Kind};
+use crate::store::{StoreError, Tx};
+use crate::visitors;
 use crate::wire::{Prompt, ResponseMode, Scope};
 
-/// How long a person may take from the request to the answer.
+/// How long a person may take from the request until they have signed in, which anybody can let pass.
+pub const WAITING: Micros = 900 * SECOND;
+/// And from there to the answer.
 pub const LIFETIME: Micros = 3600 * SECOND;
-/// How long a posted request waits for its GET.
-const STORED_LIFETIME: Micros = 600 * SECOND;
+/// How long a posted request waits for its GET, which a browser sends at once.
+const STORED_LIFETIME: Micros = 120 * SECOND;
 
 /// A checked authorization request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,8 +49,6 @@ pub struct Asked {
     pub login_hint: Option<String>,
     /// The subject that must answer: of `id_token_hint`, or of the claims request.
     pub sub: Option<String>,
-    /// Authentication contexts, the preferred first.
-    pub acr_values: Vec<String>,
     /// Languages, the preferred first.
     pub ui_locales: Vec<String>,
     /// Which claims the client asks for by name.
@@ -101,7 +104,6 @@ impl Asked {
             max_age: None,
             login_hint: None,
             sub: None,
-            acr_values: Vec::new(),
             ui_locales: Vec::new(),
             claims: crate::claims::ClaimsRequest::default(),
         }
@@ -140,10 +142,11 @@ impl FlowId {
 /// Begins a flow, with the sign-in that it is for when that is known already.
 ///
 /// # Errors
-/// 503 when the database does not take it.
+/// 503 when the database does not take it; 429 and 503 when too many wait: nothing is stored then.
 pub async fn begin(cx: &Cx<'_>, browser: &Browser, asked: Asked, sid: Option<String>) -> Result<FlowId> {
+    let lasts = if sid.is_some() { LIFETIME } else { WAITING };
     let flow = Flow { asked, begun_at: cx.now, sid, decision: None, browser: browser.0.clone() };
-    put(cx, Kind::AuthorizationFlow, &flow, LIFETIME).await
+    put(cx, Kind::AuthorizationFlow, &flow, lasts).await
 }
 
 /// The live flow of this id, if it is this browser's.
@@ -155,18 +158,23 @@ pub async fn find(cx: &Cx<'_>, browser: &Browser, id: &FlowId) -> Result<Option<
     Ok(flow.filter(|flow| equal(flow.browser.as_bytes(), browser.0.as_bytes())))
 }
 
-/// Keeps what became of it, if it has not ended meanwhile: false then.
+/// Keeps what became of it, if it has not ended meanwhile: false then. With somebody signed in there is more time.
 ///
 /// # Errors
 /// 503 when the database does not take it.
 pub async fn keep(cx: &Cx<'_>, id: &FlowId, flow: &Flow) -> Result<bool> {
-    let (key, now) = (id.key(), cx.now);
-    let body = serde_json::to_string(flow).map_err(Error::internal)?;
-    let kept = cx
-        .db
-        .write(move |tx| Box::pin(async move { artifacts::patch(tx, Kind::AuthorizationFlow, &key, &body, now).await }))
-        .await?;
-    Ok(kept.value)
+    let (id, flow, now) = (id.clone(), flow.clone(), cx.now);
+    Ok(cx.db.write(move |tx| Box::pin(async move { keep_in(tx, &id, &flow, now).await })).await?.value)
+}
+
+/// The same in a transaction that does more.
+///
+/// # Errors
+/// When the database does not take it.
+pub async fn keep_in(tx: &mut Tx, id: &FlowId, flow: &Flow, now: Micros) -> Result<bool, StoreError> {
+    let body = serde_json::to_string(flow).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+    let until = flow.begun_at + if flow.sid.is_some() { LIFETIME } else { WAITING };
+    artifacts::patch(tx, (Kind::AuthorizationFlow, &id.key()), &body, now, until).await
 }
 
 /// Ends a flow, once: of several that end it at the same time one gets true, and may answer the client.
@@ -186,7 +194,7 @@ pub async fn end(cx: &Cx<'_>, id: &FlowId) -> Result<bool> {
 /// is nobody's yet, and holds nothing that its sender does not know.
 ///
 /// # Errors
-/// 503 when the database does not take it.
+/// As [`begin`].
 pub async fn store(cx: &Cx<'_>, asked: &Asked) -> Result<FlowId> {
     put(cx, Kind::AuthorizationRequest, asked, STORED_LIFETIME).await
 }
@@ -200,11 +208,20 @@ pub async fn stored(cx: &Cx<'_>, id: &FlowId) -> Result<Option<Asked>> {
 }
 
 async fn put(cx: &Cx<'_>, kind: Kind, body: &impl Serialize, lifetime: Micros) -> Result<FlowId> {
+    visitors::admit_one(cx).await?;
     let id = FlowId::generate()?;
-    let (key, expires_at) = (id.key(), cx.now + lifetime);
+    let (key, now, most) = (id.key(), cx.now, cx.sessions.visitors.of_network);
     let body = serde_json::to_string(body).map_err(Error::internal)?;
-    cx.db.write(move |tx| Box::pin(async move { artifacts::put(tx, kind, &key, &body, expires_at).await })).await?;
-    Ok(id)
+    let source = network(cx.peer).to_string();
+    let put = cx.db.write(move |tx| {
+        Box::pin(async move {
+            if visitors::of_network(tx, &source, now, most).await? >= most {
+                return Ok(false);
+            }
+            artifacts::put_from(tx, (kind, &key), &body, now + lifetime, &source).await.map(|()| true)
+        })
+    });
+    if put.await?.value { Ok(id) } else { Err(visitors::too_many()) }
 }
 
 async fn get<T: DeserializeOwned>(cx: &Cx<'_>, kind: Kind, id: &FlowId) -> Result<Option<T>> {

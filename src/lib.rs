@@ -5,6 +5,7 @@
 //! ```text
 //! foundation   checks clock config error form log look password pool secret store wire
 //! services     apply audit claims clients consents cx flow issue jobs keys metrics nodes outbound resources session users
+//!              visitors
 //! edge         http pages
 //! protocols    account oauth oidc
 //! app          the parts of one issuer, wired; cli starts it
@@ -44,4 +45,5 @@ pub mod secret;
 pub mod session;
 pub mod store;
 pub mod users;
+pub mod visitors;
 pub mod wire;

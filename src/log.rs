@@ -15,8 +15,14 @@ use crate::config::{Log, LogFormat};
 /// Logs this process's events as `settings` say; once for a process, and without effect after the first time.
 pub fn start(settings: &Log) {
     // `Config::load` has parsed the filter before.
-    let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(quietly(&settings.filter)).unwrap_or_else(|_| EnvFilter::new(quietly("info")));
     start_with(filter, settings.format);
+}
+
+/// `filter`, with libraries kept quiet that warn of what anybody can send (a cookie that is none of ours), unless it
+/// names them itself: its own directives come after.
+fn quietly(filter: &str) -> String {
+    format!("tower_sessions=error,tower_sessions_core=error,{filter}")
 }
 
 /// What commands that are no server log: warnings, as text.
@@ -166,6 +172,26 @@ mod tests {
         let lines = logged(LogFormat::Pretty);
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
+    }
+
+    #[test]
+    fn what_anybody_can_send_is_no_warning() {
+        let lines = |filter: &str| {
+            let kept = Kept(LogFormat::Pretty, Arc::default());
+            let writer = kept.clone();
+            let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(quietly(filter))).with_ansi(false);
+            tracing::subscriber::with_default(log.with_writer(move || writer.clone()).finish(), || {
+                tracing::warn!(target: "tower_sessions_core::session", "library");
+                tracing::warn!(target: "tower_sessions::service", "library");
+                tracing::error!(target: "tower_sessions::service", "library breaks");
+                tracing::warn!(target: "sealwright::log", "ours");
+            });
+            let lines = kept.1.lock().unwrap();
+            lines.iter().map(|line| line.rsplit(": ").next().unwrap().trim().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("info"), ["library breaks", "ours"]);
+        assert_eq!(lines("info,tower_sessions_core=warn"), ["library", "library breaks", "ours"]);
+        assert_eq!(lines("off"), ["library breaks"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
 use crate::error::{Error, Result};
-use crate::pool::Pool;
+use crate::pool::{Permit, Pool};
 use crate::secret::{NoRandomness, Secret, random};
 
 /// How much work a guess costs, and how much of it may go on at once.
@@ -24,17 +24,27 @@ pub struct HashSettings {
     pub queue: usize,
 }
 
-/// Whether `text` is a PHC string of Argon2id that can be checked at a cost that a request can bear: 1 GiB and 100
-/// passes at most.
-pub fn is_phc(text: &str) -> bool {
-    let Ok(hash) = PasswordHash::new(text) else { return false };
-    let fits = |name: &str, most: u32| hash.params.get_decimal(name).is_some_and(|value| value <= most);
-    hash.algorithm.as_str() == "argon2id"
-        && fits("m", 1_048_576)
-        && fits("t", 100)
-        && fits("p", 16)
-        && hash.salt.is_some()
-        && hash.hash.is_some()
+/// A PHC string that was made elsewhere and is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It is none, or of another algorithm.
+    #[error("takes a PHC string of Argon2id, $argon2id$v=19$m=…,t=…,p=…$…$…")]
+    Malformed,
+    /// It costs more than our own: whoever guesses could tell it from a name that nobody has, and it would take more
+    /// memory than a hash may.
+    #[error(
+        "costs m={memory_kib},t={iterations}; it may cost what our own hashes do, m={}, and m times t {} \
+         (secrets.argon2_memory_kib, secrets.argon2_iterations): raise those first",
+        .most.0, .most.1
+    )]
+    Dear {
+        /// Its memory, in KiB.
+        memory_kib: u32,
+        /// Its passes over that memory.
+        iterations: u32,
+        /// The most memory in KiB, and the most memory times passes.
+        most: (u32, u64),
+    },
 }
 
 /// Makes and checks password hashes, as PHC strings. Clones share one pool.
@@ -44,6 +54,18 @@ pub struct PasswordHasher {
     pool: Pool,
     /// A well-formed hash that nothing fits.
     dummy: String,
+}
+
+/// Leave to compute one hash now.
+#[must_use = "a turn that is dropped is another's"]
+pub struct Turn {
+    hasher: PasswordHasher,
+    permit: Permit,
+}
+
+/// Memory times passes: what a hash costs.
+fn cost(params: &Params) -> u64 {
+    u64::from(params.m_cost()) * u64::from(params.t_cost())
 }
 
 impl PasswordHasher {
@@ -64,10 +86,19 @@ impl PasswordHasher {
         })
     }
 
-    /// The PHC string of `password` with a new salt. `from` is the address that asks for it, `None` for ourselves.
+    /// Waits until a hash may be computed. `from` is the address that asks for it, `None` for ourselves.
     ///
     /// # Errors
-    /// 503 when too many hashes wait; 500 without randomness.
+    /// 503 when too many hashes wait.
+    pub async fn turn(&self, from: Option<IpAddr>) -> Result<Turn> {
+        let permit = self.pool.permit(from).await?;
+        Ok(Turn { hasher: self.clone(), permit })
+    }
+
+    /// The PHC string of `password` with a new salt.
+    ///
+    /// # Errors
+    /// As [`PasswordHasher::turn`]; 500 without randomness.
     pub async fn hash(&self, password: &Secret, from: Option<IpAddr>) -> Result<String> {
         let salt: [u8; 16] = random().map_err(|cause: NoRandomness| Error::internal(cause))?;
         let (argon2, password) = (self.argon2.clone(), password.clone());
@@ -76,19 +107,68 @@ impl PasswordHasher {
         hash.map(|hash| hash.to_string()).map_err(|cause| Error::internal(cause.to_string()))
     }
 
-    /// Whether `password` fits the PHC string `known`, at the cost that the string names. `None`, for who does not
-    /// exist or has no password, costs one hash all the same and is never right.
+    /// [`Turn::verify`], as soon as there is one.
     ///
     /// # Errors
-    /// 503 when too many hashes wait.
+    /// As [`PasswordHasher::turn`].
     pub async fn verify(&self, password: &Secret, known: Option<&str>, from: Option<IpAddr>) -> Result<bool> {
-        let (argon2, password, exists) = (self.argon2.clone(), password.clone(), known.is_some());
-        let known = known.unwrap_or(&self.dummy).to_owned();
-        let work = move || {
-            let fits = |known| argon2.verify_password(password.expose().as_bytes(), &known).is_ok();
-            PasswordHash::new(&known).is_ok_and(fits)
-        };
-        Ok(self.pool.permit(from).await?.run(work).await? && exists)
+        self.turn(from).await?.verify(password, known).await
+    }
+
+    /// Whether this PHC string, made elsewhere, may become somebody's.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn accepts(&self, phc: &str) -> Result<(), Unfit> {
+        let hash = PasswordHash::new(phc).map_err(|_| Unfit::Malformed)?;
+        let params = Params::try_from(&hash).map_err(|_| Unfit::Malformed)?;
+        // What is left out would be taken as Argon2's default.
+        let whole = ["m", "t", "p"].into_iter().all(|name| hash.params.get_decimal(name).is_some());
+        if hash.algorithm.as_str() != "argon2id" || !whole || hash.salt.is_none() || hash.hash.is_none() {
+            return Err(Unfit::Malformed);
+        }
+        let own = self.argon2.params();
+        let (memory_kib, iterations) = (params.m_cost(), params.t_cost());
+        if memory_kib > own.m_cost() || cost(&params) > cost(own) {
+            return Err(Unfit::Dear { memory_kib, iterations, most: (own.m_cost(), cost(own)) });
+        }
+        Ok(())
+    }
+
+    /// Whether this PHC string is as we make them now.
+    pub fn is_own(&self, phc: &str) -> bool {
+        phc.split('$').take(4).eq(self.dummy.split('$').take(4))
+    }
+
+    /// Whether `password` fits `known`. What that costs less than one of our own hashes is spent beside it, so that
+    /// nobody can tell one that was made elsewhere, or by earlier settings.
+    fn fits(&self, password: &Secret, known: &str) -> bool {
+        let (password, known) = (password.expose().as_bytes(), PasswordHash::new(known).ok());
+        let fits = known.as_ref().is_some_and(|known| self.argon2.verify_password(password, known).is_ok());
+        let spent = known.and_then(|known| Params::try_from(&known).ok()).map_or(0, |params| cost(&params));
+        let own = self.argon2.params();
+        let rest = cost(own).saturating_sub(spent) / u64::from(own.t_cost());
+        // Less than Argon2 takes at the least is nothing.
+        if let Some(params) = u32::try_from(rest).ok().and_then(|rest| Params::new(rest, own.t_cost(), 1, None).ok()) {
+            let mut unused = [0; 32];
+            let padding = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+            let _ = std::hint::black_box(padding.hash_password_into(password, &[0; 16], &mut unused));
+        }
+        fits
+    }
+}
+
+impl Turn {
+    /// Whether `password` fits the PHC string `known`. It costs one of our own hashes, whatever `known` is; `None`, for
+    /// who does not exist or has no password, is never right.
+    ///
+    /// # Errors
+    /// None that a caller could mend.
+    pub async fn verify(self, password: &Secret, known: Option<&str>) -> Result<bool> {
+        let Self { hasher, permit } = self;
+        let (password, exists) = (password.clone(), known.is_some());
+        let known = known.unwrap_or(&hasher.dummy).to_owned();
+        Ok(permit.run(move || hasher.fits(&password, &known)).await? && exists)
     }
 }
 
@@ -113,6 +193,41 @@ mod tests {
         assert!(!hasher.verify(&Secret::new("other"), Some(&known), None).await.unwrap());
         assert!(!hasher.verify(&real, Some("no hash"), None).await.unwrap());
         assert_ne!(known, hasher.hash(&real, None).await.unwrap(), "each has a salt of its own");
+    }
+
+    /// T-121: what was imported, or made by earlier settings, costs what our own do, is recognised, and never more.
+    #[tokio::test]
+    async fn t121_a_hash_from_elsewhere_is_bounded_by_our_own() {
+        let own = PasswordHasher::new(HashSettings { memory_kib: 256, iterations: 2, ..LIGHT }).unwrap();
+        let made = |memory_kib, iterations| {
+            let params = Params::new(memory_kib, iterations, 1, None).unwrap();
+            let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+            argon2.hash_password_with_salt(b"real", b"a salt of theirs").unwrap().to_string()
+        };
+        for (memory_kib, iterations) in [(8, 1), (64, 8), (256, 1), (256, 2), (255, 2)] {
+            let theirs = made(memory_kib, iterations);
+            assert_eq!(own.accepts(&theirs), Ok(()), "{theirs}");
+            assert!(own.verify(&Secret::new("real"), Some(&theirs), None).await.unwrap(), "{theirs}");
+            assert!(!own.verify(&Secret::new("other"), Some(&theirs), None).await.unwrap(), "{theirs}");
+            assert_eq!(own.is_own(&theirs), (memory_kib, iterations) == (256, 2));
+        }
+        for (memory_kib, iterations) in [(257, 1), (256, 3), (128, 5)] {
+            let refused = own.accepts(&made(memory_kib, iterations)).unwrap_err();
+            assert_eq!(refused, Unfit::Dear { memory_kib, iterations, most: (256, 512) });
+            let told = refused.to_string();
+            assert!(
+                told.contains("m=256") && told.contains("512") && told.contains("secrets.argon2_memory_kib"),
+                "{told}"
+            );
+        }
+        for bad in [
+            "",
+            "x",
+            "$argon2i$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
+            "$argon2id$v=19$m=64,t=1$c29tZXNhbHQ$aGFzaA",
+        ] {
+            assert_eq!(own.accepts(bad), Err(Unfit::Malformed), "{bad}");
+        }
     }
 
     /// T-184, T-122: hashes wait in one bounded queue, also those for nobody.

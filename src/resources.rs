@@ -61,7 +61,7 @@ pub struct Resource {
     pub identifier: String,
     /// What it asks of its tokens.
     pub settings: ResourceSettings,
-    /// Scope → what it means, in words.
+    /// Scope → what it means, in the words of who made it; of our own, the pages' catalogue has the words.
     pub scopes: BTreeMap<String, String>,
     /// Who made it.
     pub managed_by: ManagedBy,
@@ -131,7 +131,7 @@ impl Catalog {
         let userinfo = Arc::new(Resource {
             identifier: issuer.endpoint(USERINFO_PATH),
             settings: ResourceSettings::default(),
-            scopes: claims::SCOPES.iter().map(|(name, words)| ((*name).to_owned(), (*words).to_owned())).collect(),
+            scopes: claims::SCOPES.iter().map(|name| ((*name).to_owned(), String::new())).collect(),
             managed_by: ManagedBy::System,
             built_in: true,
         });

@@ -81,6 +81,24 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// Authentication context classes (OpenID Connect Core §2, `acr`): what signing in proved. Absolute URIs, as Core
+    /// wants them; these are the ones of SAML 2.0 Authentication Context §3.4, which clients know from other servers.
+    pub enum Acr {
+        /// A password, over a protected connection.
+        Password = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport",
+    }
+}
+
+impl Acr {
+    /// By what it is reached (RFC 8176), words parted by spaces.
+    pub const fn amr(self) -> &'static str {
+        match self {
+            Self::Password => "pwd",
+        }
+    }
+}
+
+vocabulary! {
     /// What kind of application a client is (OpenID Connect Registration §2): which redirect URIs it may have.
     pub enum ApplicationType {
         /// On a web server: https redirect URIs.
@@ -214,6 +232,8 @@ pub const USERINFO_PATH: &str = "/userinfo";
 pub const LOGOUT_PATH: &str = "/logout";
 /// Where people sign in, under the issuer.
 pub const LOGIN_PATH: &str = "/login";
+/// Where people see what is theirs, under the issuer.
+pub const ACCOUNT_PATH: &str = "/account";
 /// Where people are asked, under the issuer.
 pub const CONSENT_PATH: &str = "/consent";
 

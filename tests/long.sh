@@ -5,11 +5,16 @@
 #   crash    kill -9 under load, on both engines, several databases at once: nothing acknowledged is lost
 #   replay   one client assertion presented many times at once: one winner
 #   revoke   revoked on one node, refused on the other from the moment of the 200
-#   race     one code, or one refresh token, presented many times at once
+#   race     one code, or one refresh token, presented many times at once, also at several processes, and with kill -9
+#            among it: what clients were told and what the database holds are one history
 #   t21      kill -9 right after a refresh token was revoked or used: it stays so
+#   t135     so many wrong passwords at once at three processes, of which one is killed: ten are looked at
+#   t136     so many wrong passwords, and the owner signs in at a browser that the account knows
 #   fuzz     the fuzz targets under libFuzzer, SEALWRIGHT_FUZZ_SECONDS each (300); then bytes on connections.
 #            What it finds and keeps is in target/fuzz. SEALWRIGHT_FUZZ_TARGETS="form jwk" takes only those.
-#   timing   T-48: times of right and wrong secrets, and Welch's t of them; beyond ±4.5 is a leak
+#   flood    sign-ins begun by strangers, and logins at once: rows and memory stay within their bounds
+#   timing   T-48, T-121: times of right and wrong secrets and of sign-ins that fail for one reason or another, and
+#            Welch's t of them; beyond ±4.5 is a leak
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/need.sh
@@ -18,9 +23,12 @@ export CARGO_TERM_COLOR=never
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $CARGO_TARGET_DIR == /* ]] || CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
 
-declare -A rounds=([crash]=200 [replay]=200 [revoke]=1000 [race]=500 [t21]=500 [fuzz]=1000000 [timing]=100000)
+declare -A rounds=(
+    [crash]=200 [replay]=200 [revoke]=1000 [race]=500 [t21]=500 [t135]=500 [t136]=10000 [fuzz]=1000000 [flood]=10000
+    [timing]=100000
+)
 parts=("$@")
-((${#parts[@]})) || parts=(crash replay revoke race t21 fuzz timing)
+((${#parts[@]})) || parts=(crash replay revoke race t21 t135 t136 fuzz flood timing)
 for part in "${parts[@]}"; do
     [[ ${rounds[$part]:-} ]] || { echo "No part '$part'; there are: ${!rounds[*]}" >&2; exit 2; }
 done

@@ -7,10 +7,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use tower_sessions::Session;
-use url::Url;
 
+use super::words::{Part, host, parts};
 use super::{MAX_BODY, Visit, query};
-use crate::claims;
 use crate::clients::Client;
 use crate::consents;
 use crate::cx::Services;
@@ -20,17 +19,9 @@ use crate::http::form::read_form;
 use crate::pages::texts::{Texts, fill};
 use crate::pages::{self, Frame};
 use crate::session::{self, SignIn};
-use crate::wire::{CONSENT_PATH, Scope};
+use crate::wire::{ACCOUNT_PATH, CONSENT_PATH};
 
 const FORM: &str = "consent";
-
-/// What one API is asked for.
-struct Part {
-    /// What people call it.
-    name: String,
-    /// What the client may do there, in words.
-    words: Vec<String>,
-}
 
 #[derive(Template)]
 #[template(path = "consent.html")]
@@ -47,6 +38,8 @@ struct ConsentPage<'p> {
     lasts: String,
     unverified: bool,
     note: String,
+    /// Why the page is there again.
+    error: Option<&'static str>,
 }
 
 /// A flow with the client that began it and the person who is to decide.
@@ -68,9 +61,9 @@ impl Deciding {
 /// `GET /consent`.
 pub async fn show(State(services): State<Arc<Services>>, session: Session, request: Request) -> Result<Response> {
     let (parts, _) = request.into_parts();
-    let visit = Visit::new(&services, session, &parts);
-    match deciding(&visit, &query(&parts)?).await? {
-        Ok(deciding) => ask(&visit, &deciding, StatusCode::OK).await,
+    let mut visit = Visit::new(&services, session, &parts);
+    match deciding(&mut visit, &query(&parts)?).await? {
+        Ok(deciding) => ask(&visit, &deciding, None).await,
         Err(answer) => Ok(answer),
     }
 }
@@ -78,46 +71,37 @@ pub async fn show(State(services): State<Arc<Services>>, session: Session, reque
 /// `POST /consent`: what the person decided; anything that is not a clear yes is a no.
 pub async fn submit(State(services): State<Arc<Services>>, session: Session, request: Request) -> Result<Response> {
     let (parts, body) = request.into_parts();
-    let visit = Visit::new(&services, session, &parts);
+    let mut visit = Visit::new(&services, session, &parts);
     let form = read_form(&parts.headers, body, MAX_BODY).await?;
     if let Some(refused) = visit.foreign() {
         return Ok(refused);
     }
-    let deciding = match deciding(&visit, &form).await? {
+    let deciding = match deciding(&mut visit, &form).await? {
         Ok(deciding) => deciding,
         Err(answer) => return Ok(answer),
     };
     if !visit.is_bound(&form, FORM, &deciding.about()).await? {
-        return ask(&visit, &deciding, StatusCode::FORBIDDEN).await;
+        return ask(&visit, &deciding, Some(visit.frame.texts.out_of_date)).await;
     }
-    let decision = match (form.get("approve"), form.get("deny")) {
-        (Some(_), None) => Decision::Approved,
-        _ => Decision::Denied,
-    };
-    if decision == Decision::Approved {
-        let Deciding { client, flow, sign_in, .. } = &deciding;
-        consents::remember(&visit.cx, client, &flow.asked, &sign_in.sub).await?;
-    }
-    let mut decided = deciding.flow;
-    decided.decision = Some(decision);
-    if flow::keep(&visit.cx, &deciding.id, &decided).await? {
-        Ok(visit.go_on(&deciding.id))
+    let Deciding { id, mut flow, client, sign_in } = deciding;
+    let kept = if let (Some(_), None) = (form.get("approve"), form.get("deny")) {
+        consents::agree(&visit.cx, &client, (&id, &flow), &sign_in.sub).await?
     } else {
-        Ok(visit.flow_ended())
-    }
+        flow.decision = Some(Decision::Denied);
+        flow::keep(&visit.cx, &id, &flow).await?
+    };
+    Ok(if kept { visit.go_on(&id) } else { visit.flow_ended() })
 }
 
 /// What there is to decide, or what to answer when there is nothing: a flow that has no person yet goes back to where
 /// it gets one; one that is decided is over (T-103).
-async fn deciding(visit: &Visit<'_>, form: &crate::form::Form) -> Result<Result<Deciding, Response>> {
+async fn deciding(visit: &mut Visit<'_>, form: &crate::form::Form) -> Result<Result<Deciding, Response>> {
     let (id, flow) = match visit.flow(form).await {
         Ok(Some(found)) if found.1.decision.is_none() => found,
         Ok(_) => return Ok(Err(visit.flow_ended())),
         Err(ended) => return Ok(Err(ended)),
     };
-    let browser = session::browser(&visit.session).await?;
-    let sign_ins = session::sign_ins(&visit.cx, &browser).await?;
-    let sign_in = sign_ins.into_iter().find(|sign_in| flow.sid.as_ref() == Some(&sign_in.sid));
+    let sign_in = visit.sign_ins().await?.into_iter().find(|sign_in| flow.sid.as_ref() == Some(&sign_in.sid));
     let client = visit.cx.clients.get(&flow.asked.client_id).await?;
     match (sign_in, client) {
         (Some(sign_in), Some(client)) => Ok(Ok(Deciding { id, flow, client, sign_in })),
@@ -125,7 +109,7 @@ async fn deciding(visit: &Visit<'_>, form: &crate::form::Form) -> Result<Result<
     }
 }
 
-async fn ask(visit: &Visit<'_>, deciding: &Deciding, status: StatusCode) -> Result<Response> {
+async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>) -> Result<Response> {
     let Deciding { id, flow, client, sign_in } = deciding;
     let texts = visit.frame.texts;
     let name = client.name();
@@ -139,43 +123,14 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, status: StatusCode) -> Resu
         sends: fill(texts.consent_host, &[("host", &host)]),
         signed_in_as: fill(texts.consent_as, &[("username", &sign_in.username)]),
         wants: fill(texts.consent_wants, &[("client", name)]),
-        parts: parts(visit, client, &flow.asked),
+        parts: parts(visit, client, &flow.asked.scope, &flow.asked.claims),
         lasts: lasts(visit, client, &flow.asked),
         unverified: client.unverified,
-        note: fill(texts.consent_note, &[("client", name)]),
+        note: fill(texts.consent_note, &[("client", name), ("account", &visit.cx.issuer.endpoint(ACCOUNT_PATH))]),
+        error,
     };
+    let status = if error.is_some() { StatusCode::FORBIDDEN } else { StatusCode::OK };
     Ok(pages::form(status, &page, Some(&flow.asked.redirect_uri)))
-}
-
-/// Where the answer goes, in words: a host, or the application of a scheme of its own.
-fn host(redirect_uri: &str) -> String {
-    let url = Url::parse(redirect_uri).ok();
-    url.map(|url| url.host_str().map_or_else(|| format!("{}:", url.scheme()), str::to_owned)).unwrap_or_default()
-}
-
-/// What each scope means, by API; about the person first. A claim that is asked for by name is told as the scope that
-/// stands for it; `offline_access` is said under how long.
-fn parts(visit: &Visit<'_>, client: &Client, asked: &Asked) -> Vec<Part> {
-    let by_name = claims::scopes_asked(&visit.cx, client, &asked.claims);
-    let scope: Scope = asked.scope.iter().chain(by_name.iter()).filter(|scope| *scope != "offline_access").collect();
-    let catalog = visit.cx.resources.load();
-    let mut parts: Vec<(bool, Part)> = Vec::new();
-    for owner in catalog.owners(&scope) {
-        let mut scopes: Vec<&str> = scope.iter().collect();
-        // Of ours, what matters most comes first.
-        scopes.sort_by_key(|scope| claims::SCOPES.iter().position(|(known, _)| known == scope));
-        let words: Vec<String> = scopes.iter().filter_map(|scope| owner.scopes.get(*scope).cloned()).collect();
-        let name = if owner.built_in {
-            visit.frame.texts.consent_own.to_owned()
-        } else {
-            owner.settings.name.clone().unwrap_or_else(|| owner.identifier.clone())
-        };
-        if !words.is_empty() {
-            parts.push((!owner.built_in, Part { name, words }));
-        }
-    }
-    parts.sort_by_key(|(later, _)| *later);
-    parts.into_iter().map(|(_, part)| part).collect()
 }
 
 fn lasts(visit: &Visit<'_>, client: &Client, asked: &Asked) -> String {
@@ -188,6 +143,6 @@ fn lasts(visit: &Visit<'_>, client: &Client, asked: &Asked) -> String {
     let shortest = asked.resources.iter().filter_map(of_resource).min();
     let seconds =
         client.metadata.access_token_lifetime.or(shortest).unwrap_or(visit.cx.tokens.access_token_lifetime_seconds);
-    let time = if seconds < 120 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
-    fill(texts.lasts_online, &[("minutes", &time)])
+    let (unit, n) = if seconds < 120 { (texts.seconds, seconds) } else { (texts.minutes, seconds.div_ceil(60)) };
+    fill(texts.lasts_online, &[("time", &fill(unit, &[("n", &n.to_string())]))])
 }

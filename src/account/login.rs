@@ -18,7 +18,7 @@ use crate::http::form::read_form;
 use crate::pages::texts::fill;
 use crate::pages::{self, Frame};
 use crate::secret::Secret;
-use crate::session::{self, SignIn};
+use crate::session::{self, Begun, SignIn};
 use crate::users::{known, prove};
 use crate::wire::LOGIN_PATH;
 
@@ -36,6 +36,8 @@ struct LoginPage<'p> {
     purpose: Option<String>,
     username: &'p str,
     error: Option<&'static str>,
+    /// Whether the error is one of what was typed.
+    refused: bool,
     note: Option<&'static str>,
     /// Where to choose from the accounts that are signed in.
     accounts: Option<String>,
@@ -64,7 +66,7 @@ struct Shown<'p> {
 /// `GET /login`: the accounts that are signed in here, where one of them would do, or the form.
 pub async fn show(State(services): State<Arc<Services>>, session: Session, request: Request) -> Result<Response> {
     let (parts, _) = request.into_parts();
-    let visit = Visit::new(&services, session, &parts);
+    let mut visit = Visit::new(&services, session, &parts);
     let form = query(&parts)?;
     let flow = match visit.flow(&form).await {
         Ok(flow) => flow,
@@ -88,8 +90,7 @@ pub async fn show(State(services): State<Arc<Services>>, session: Session, reque
 
 /// Who is signed in at this browser and may answer this flow.
 async fn accounts(visit: &Visit<'_>, flow: &Flow) -> Result<Vec<SignIn>> {
-    let browser = session::browser(&visit.session).await?;
-    let mut accounts = session::sign_ins(&visit.cx, &browser).await?;
+    let mut accounts = visit.sign_ins().await?;
     accounts.retain(|account| flow.asked.sub.as_ref().is_none_or(|sub| *sub == account.sub));
     Ok(accounts)
 }
@@ -135,6 +136,7 @@ async fn login(
         purpose,
         username: shown.username,
         error: shown.error,
+        refused: shown.error == Some(visit.frame.texts.sign_in_failed),
         note: shown.note,
         accounts,
     };
@@ -145,7 +147,7 @@ async fn login(
 /// `POST /login`: a username and a password, or one of the accounts that are signed in.
 pub async fn submit(State(services): State<Arc<Services>>, session: Session, request: Request) -> Result<Response> {
     let (parts, body) = request.into_parts();
-    let visit = Visit::new(&services, session, &parts);
+    let mut visit = Visit::new(&services, session, &parts);
     let form = read_form(&parts.headers, body, MAX_BODY).await?;
     let about = form.get("flow").unwrap_or_default();
     if let Some(refused) = visit.foreign() {
@@ -158,7 +160,9 @@ pub async fn submit(State(services): State<Arc<Services>>, session: Session, req
     };
     let flow = flow.as_ref().map(|(id, flow)| (id, flow));
     if stale {
-        let shown = Shown { error: Some(visit.frame.texts.out_of_date), ..Shown::default() };
+        // Of another tab, perhaps, whose person finds what they typed. Not the password: nobody knows who sent this.
+        let username = form.get("username").unwrap_or_default();
+        let shown = Shown { username, error: Some(visit.frame.texts.out_of_date), ..Shown::default() };
         return login(&visit, flow, &shown, StatusCode::FORBIDDEN).await;
     }
     if let (Some((id, flow)), Some(sid)) = (flow, form.get("account")) {
@@ -194,11 +198,11 @@ async fn prove(visit: &Visit<'_>, flow: Option<(&FlowId, &Flow)>, form: &Form) -
     let prefix = session::cookie_prefix(&visit.cx);
     let cookie = |sub: &str| visit.cookie(&known::cookie_name(prefix, sub));
     let presented = prove::Presented { username, password: &password, known: &cookie };
-    let sign_in = match prove::by_password(&visit.cx, &presented).await? {
+    let begun = match prove::by_password(&visit.cx, &presented).await? {
         Some(proven) => session::begin(&visit.cx, &visit.session, proven).await?,
         None => None,
     };
-    let Some(sign_in) = sign_in else {
+    let Some(Begun { sign_in, known }) = begun else {
         let shown = Shown { username, error: Some(visit.frame.texts.sign_in_failed), ..Shown::default() };
         return login(visit, flow, &shown, StatusCode::FORBIDDEN).await;
     };
@@ -207,13 +211,13 @@ async fn prove(visit: &Visit<'_>, flow: Option<(&FlowId, &Flow)>, form: &Form) -
         Some((id, flow)) => keep(visit, id, flow, sign_in.sid).await?,
         None => pages::see_other(&visit.cx.issuer.endpoint("/account")),
     };
-    response.headers_mut().append(SET_COOKIE, known_cookie(visit, prefix, &sub)?);
+    response.headers_mut().append(SET_COOKIE, known_cookie(visit, &sub, &known)?);
     Ok(response.into_response())
 }
 
 /// Makes this browser known to the account.
-fn known_cookie(visit: &Visit<'_>, prefix: &str, sub: &str) -> Result<HeaderValue> {
-    let (name, value) = (known::cookie_name(prefix, sub), known::make(&visit.cx, sub)?);
+pub(super) fn known_cookie(visit: &Visit<'_>, sub: &str, value: &str) -> Result<HeaderValue> {
+    let name = known::cookie_name(session::cookie_prefix(&visit.cx), sub);
     let secure = if visit.cx.issuer.is_https() { "; Secure" } else { "" };
     let age = known::LIFETIME_SECONDS;
     HeaderValue::from_str(&format!("{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}"))

@@ -3,17 +3,21 @@
 mod consent;
 mod home;
 mod login;
+mod password;
+mod words;
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
 use tower_sessions::Session;
 
 use crate::cx::{Cx, Services};
@@ -21,12 +25,19 @@ use crate::error::{Code, Error, Result};
 use crate::flow::{self, Flow, FlowId};
 use crate::form::Form;
 use crate::http::view;
-use crate::pages::{self, Frame};
-use crate::session;
-use crate::wire::{AUTHORIZATION_PATH, CONSENT_PATH, LOGIN_PATH};
+use crate::pages::texts::Texts;
+use crate::pages::{self, Frame, Policy};
+use crate::session::{self, SignIn};
+use crate::wire::{ACCOUNT_PATH, AUTHORIZATION_PATH, CONSENT_PATH, LOGIN_PATH};
 
 /// The largest body of a form of these pages, in bytes.
 const MAX_BODY: usize = 16 * 1024;
+const SIGN_OUT_PATH: &str = "/account/sign-out";
+const SIGN_OUT_THERE_PATH: &str = "/account/sign-out-there";
+const WITHDRAW_PATH: &str = "/account/withdraw";
+const PASSWORD_PATH: &str = "/account/password";
+/// Under which the session keeps what the next page is to say.
+const DONE: &str = "done";
 
 /// The pages, which need the session layer around them.
 pub fn routes(services: Arc<Services>) -> Router {
@@ -34,15 +45,39 @@ pub fn routes(services: Arc<Services>) -> Router {
     Router::new()
         .route(&at(LOGIN_PATH), get(login::show).post(login::submit))
         .route(&at(CONSENT_PATH), get(consent::show).post(consent::submit))
-        .route(&at("/account"), get(home::show))
-        .route(&at("/account/sign-out"), post(home::sign_out))
+        .route(&at(ACCOUNT_PATH), get(home::show))
+        .route(&at(SIGN_OUT_PATH), post(home::sign_out))
+        .route(&at(SIGN_OUT_THERE_PATH), post(home::sign_out_there))
+        .route(&at(WITHDRAW_PATH), post(home::withdraw))
+        .route(&at(PASSWORD_PATH), get(password::show).post(password::submit))
         .with_state(services)
 }
 
-/// What pages load: no session is needed for it.
-pub fn assets(services: Arc<Services>) -> Router {
-    let path = format!("{}/static/{{name}}", services.issuer.path());
-    Router::new().route(&path, get(asset)).with_state(services)
+/// What needs no session: the front page, and what pages load.
+pub fn open_routes(services: Arc<Services>) -> Router {
+    let base = services.issuer.path();
+    let router =
+        Router::new().route(&format!("{base}/static/{{name}}"), get(asset)).route(&format!("{base}/"), get(front));
+    // An issuer with a path is there without the slash, too: that is how its own name is written.
+    let router = if base.is_empty() { router } else { router.route(base, get(front)) };
+    router.with_state(services)
+}
+
+#[derive(Template)]
+#[template(path = "front.html")]
+struct FrontPage<'p> {
+    frame: Frame<'p>,
+    account: String,
+}
+
+/// `GET /`: for people who come by the name alone.
+async fn front(State(services): State<Arc<Services>>, request: Request) -> Response {
+    if !pages::prefers_html(request.headers()) {
+        return pages::unknown(&services, &request);
+    }
+    let frame = Frame::new(&services.look, request.headers(), &[]);
+    let account = format!("{}{ACCOUNT_PATH}", frame.look.base);
+    pages::html(StatusCode::OK, &FrontPage { frame, account }, &Policy::default())
 }
 
 async fn asset(State(services): State<Arc<Services>>, Path(name): Path<String>) -> Response {
@@ -56,6 +91,24 @@ async fn asset(State(services): State<Arc<Services>>, Path(name): Path<String>) 
     // A logo may carry styles; scripts of it run nowhere.
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
     response
+}
+
+/// What was done at a form, for the page that comes after it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Done {
+    Withdrawn,
+    SignedOutThere,
+    PasswordChanged,
+}
+
+impl Done {
+    fn words(self, texts: &'static Texts) -> &'static str {
+        match self {
+            Self::Withdrawn => texts.withdrawn,
+            Self::SignedOutThere => texts.signed_out_there,
+            Self::PasswordChanged => texts.password_changed,
+        }
+    }
 }
 
 /// Somebody at one of the pages.
@@ -76,21 +129,33 @@ impl<'s> Visit<'s> {
         }
     }
 
-    /// The flow that the form or query names; `Ok(None)` when it names none.
+    /// The flow that the form or query names; `Ok(None)` when it names none. From here on the pages are in the language
+    /// that its client asked for.
     ///
     /// # Errors
     /// A page when there is no such flow in this browser.
-    async fn flow(&self, form: &Form) -> Result<Option<(FlowId, Flow)>, Response> {
+    async fn flow(&mut self, form: &Form) -> Result<Option<(FlowId, Flow)>, Response> {
         let Some(id) = form.get("flow") else { return Ok(None) };
         // What no flow is called costs no query.
         let formed = id.len() == 43 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         if !formed {
             return Err(self.flow_ended());
         }
-        let browser = session::browser(&self.session).await.map_err(IntoResponse::into_response)?;
+        let browser = session::find(&self.session).await.map_err(IntoResponse::into_response)?;
+        let browser = browser.ok_or_else(|| self.flow_ended())?;
         let id = FlowId(id.to_owned());
         let found = flow::find(&self.cx, &browser, &id).await.map_err(IntoResponse::into_response)?;
-        found.map(|flow| Some((id, flow))).ok_or_else(|| self.flow_ended())
+        let Some(flow) = found else { return Err(self.flow_ended()) };
+        self.frame = Frame::new(self.frame.look, &self.headers, &flow.asked.ui_locales);
+        Ok(Some((id, flow)))
+    }
+
+    /// Who is signed in at this browser.
+    async fn sign_ins(&self) -> Result<Vec<SignIn>> {
+        match session::find(&self.session).await? {
+            Some(browser) => session::sign_ins(&self.cx, &browser).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// What another site's form is answered; `None` for one that may be ours.
@@ -112,7 +177,13 @@ impl<'s> Visit<'s> {
     }
 
     fn problem(&self, status: StatusCode, title: &str, text: &str) -> Response {
-        pages::problem(status, title, text, &self.cx.request_id)
+        pages::problem(status, self.frame.texts, (title, text), &self.cx.request_id)
+    }
+
+    /// To `/account` as `sid`'s person sees it, which says there that this is done.
+    async fn done(&self, sid: &str, done: Done) -> Result<Response> {
+        self.session.insert(DONE, done).await.map_err(Error::internal)?;
+        Ok(pages::see_other(&self.cx.issuer.endpoint(&format!("{ACCOUNT_PATH}?who={sid}"))))
     }
 
     /// Back to the authorization endpoint, which knows what comes next.

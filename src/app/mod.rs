@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::extract::Request;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,10 +22,10 @@ use crate::clients::{Registry, RemoteKeys};
 use crate::clock::{Micros, SECOND};
 use crate::config::{Config, Problem, open_files};
 use crate::cx::Services;
-use crate::http::Limits;
 use crate::http::layers::{Edge, EdgeSettings};
 use crate::http::listen::{self, ListenError, Server};
 use crate::http::tls::{Acceptor, TlsError};
+use crate::http::{Limits, no_page};
 use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
 use crate::keys::{Keys, MacKeys};
@@ -35,6 +36,7 @@ use crate::oauth::{self, OAuth, Published};
 use crate::outbound::{Outbound, OutboundError};
 use crate::password::{HashSettings, PasswordHasher};
 use crate::store::StoreError;
+use crate::visitors::{self, Visitors};
 use crate::{account, error, jobs, oidc, pages, session};
 
 pub use management::Health;
@@ -174,10 +176,14 @@ impl App {
             .layer(session::layer(&services))
             .layer(axum::middleware::from_fn_with_state(services.clone(), pages::dress));
         let public =
-            public.merge(oidc::routes(services.clone())).merge(account::assets(services.clone())).merge(people);
-        let public = Edge::new(settings.clone(), metrics.clone())?.wrap(public);
+            public.merge(oidc::routes(services.clone())).merge(account::open_routes(services.clone())).merge(people);
+        let unknown = {
+            let services = services.clone();
+            async move |request: Request| pages::unknown(&services, &request)
+        };
+        let public = Edge::new(settings.clone(), metrics.clone())?.wrap(public, unknown);
         let quiet = EdgeSettings { log_requests: false, https: false, ..settings };
-        let private = Edge::new(quiet, metrics.clone())?.wrap(management::routes(services.clone()));
+        let private = Edge::new(quiet, metrics.clone())?.wrap(management::routes(services.clone()), no_page);
         let server = |name, router: &Router, tls: Option<Arc<Acceptor>>| Server {
             name,
             router: router.clone(),
@@ -249,7 +255,12 @@ fn services(config: &Config, opened: Opened, mac: MacKeys, metrics: Arc<Metrics>
             idle: micros(config.sessions.idle_seconds),
             absolute: micros(config.sessions.absolute_seconds),
             end_grants: config.sessions.end_grants,
+            visitors: visitors::Settings {
+                of_network: config.sessions.waiting_per_address.into(),
+                in_all: config.sessions.waiting.into(),
+            },
         },
+        visitors: Visitors::default(),
         look: Look::new(config).map_err(StartError::Look)?,
         resources: ArcSwap::default(),
         claim_mappers: ArcSwap::default(),
@@ -257,6 +268,7 @@ fn services(config: &Config, opened: Opened, mac: MacKeys, metrics: Arc<Metrics>
         remote_keys: RemoteKeys::new(outbound, seconds(config.outbound.jwks_refresh_seconds)),
         hasher: SecretHasher::new(passwords.clone())?,
         passwords,
+        min_password_length: min_password_length(config),
         replay: Replay::start(db.clone()),
         revocations: Revocations::default(),
         known_tokens: KnownTokens::default(),
@@ -276,6 +288,11 @@ pub fn hash_settings(config: &Config) -> HashSettings {
         concurrency: config.argon2_concurrency(),
         queue: config.secrets.argon2_queue,
     }
+}
+
+/// The fewest characters of a password that a person chooses.
+pub fn min_password_length(config: &Config) -> usize {
+    usize::try_from(config.passwords.min_length).unwrap_or(usize::MAX)
 }
 
 fn micros(seconds: u32) -> Micros {

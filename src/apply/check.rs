@@ -10,6 +10,7 @@ use super::{Options, Problem, users};
 use crate::checks::check_text;
 use crate::claims;
 use crate::clients::metadata::check_client_id;
+use crate::password::PasswordHasher;
 use crate::wire::{AuthMethod, GrantType, ManagedBy, Scope, USERINFO_PATH};
 
 /// What there will be once the file is applied.
@@ -33,7 +34,12 @@ impl After {
 ///
 /// # Errors
 /// All problems, in the order of the file; those of clients that it does not name come last.
-pub(super) fn all(file: &ApplyFile, before: &State, options: &Options<'_>) -> Result<After, Vec<Problem>> {
+pub(super) fn all(
+    file: &ApplyFile,
+    before: &State,
+    options: &Options<'_>,
+    hasher: &PasswordHasher,
+) -> Result<After, Vec<Problem>> {
     let mut found = Found(Vec::new());
     let after = resources(file, before, options, &mut found);
     let mut seen = HashSet::new();
@@ -48,7 +54,7 @@ pub(super) fn all(file: &ApplyFile, before: &State, options: &Options<'_>) -> Re
             found.add(&object, field, text);
         }
     }
-    for (username, field, text) in users::problems(&file.user, options.min_password_length) {
+    for (username, field, text) in users::problems(&file.user, options, hasher) {
         found.add(&named("user", &username), field, text);
     }
     for stored in before.clients.values() {
@@ -78,7 +84,7 @@ pub(super) fn named(kind: &str, id: &str) -> String {
 fn resources(file: &ApplyFile, before: &State, options: &Options<'_>, found: &mut Found) -> After {
     let named_here: HashSet<&str> = file.resource.iter().map(|spec| spec.identifier.as_str()).collect();
     let userinfo = format!("{}{USERINFO_PATH}", options.issuer.trim_end_matches('/'));
-    let own = claims::SCOPES.iter().map(|(scope, _)| ((*scope).to_owned(), userinfo.clone()));
+    let own = claims::SCOPES.iter().map(|scope| ((*scope).to_owned(), userinfo.clone()));
     let mut after = After { resources: BTreeSet::new(), owners: own.collect() };
     for stored in before.resources.iter() {
         let gone = options.prune && stored.managed_by == ManagedBy::Apply;

@@ -15,7 +15,8 @@ use crate::password::PasswordHasher;
 use crate::secret::{Id, Prefix, Secret, random};
 use crate::session;
 use crate::store::clients::NewCredential;
-use crate::store::{Db, StoreError, Tx, claim_mappers, clients, resources, revocations, users};
+use crate::store::{Db, StoreError, Tx, claim_mappers, clients, grants, resources, revocations, users};
+use crate::users::{password, throttle};
 use crate::wire::CredentialKind;
 
 /// A file of many thousand objects takes its time.
@@ -45,7 +46,7 @@ pub struct Generated {
 /// Carries `plan` out in one transaction, with an audit event for each object and credential.
 ///
 /// # Errors
-/// [`Failed::Store`] when the database could not, or a client or resource has changed since the plan was made:
+/// [`Failed::Store`] when the database could not, or what the plan changes has changed since it was made:
 /// nothing was applied then, unless it is [`StoreError::Unknown`].
 pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Result<Applied, Failed> {
     if plan.is_empty() {
@@ -95,7 +96,8 @@ pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Resu
 
 fn changed() -> StoreError {
     StoreError::Unfit(
-        "clients, resources or claims have changed since they were compared; nothing was applied, run it again".into(),
+        "clients, resources, claims or people have changed since they were compared; nothing was applied, run it again"
+            .into(),
     )
 }
 
@@ -132,21 +134,13 @@ struct New {
 }
 
 async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result<(), StoreError> {
-    // A scope can move between resources only when the old owner has let go of it.
-    for change in changes {
-        match &change.work {
-            Work::RemoveResource => resources::delete(tx, &change.id).await?,
-            Work::SaveResource { .. } => resources::drop_scopes(tx, &change.id).await?,
-            _ => {}
-        }
-    }
     let actor = Actor::command_line();
+    save_resources(tx, &actor, changes).await?;
     let record = async |tx: &mut Tx, object: &str, event: Event| audit::record(tx, &actor, object, &event).await;
     for change in changes {
         let (id, action) = (change.id.as_str(), change.action);
         match &change.work {
-            Work::None => {}
-            Work::RemoveResource => record(tx, id, Event::ResourceRemoved).await?,
+            Work::None | Work::RemoveResource | Work::SaveResource { .. } => {}
             Work::RemoveClient => {
                 clients::delete(tx, id).await?;
                 claim_mappers::delete_of_client(tx, id).await?;
@@ -161,21 +155,22 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
                 claim_mappers::delete(tx, row).await?;
                 record(tx, id, Event::ClaimRemoved).await?;
             }
-            Work::SaveResource { row, scopes } => {
-                resources::save(tx, row).await?;
-                resources::add_scopes(tx, id, scopes).await?;
-                record(tx, id, Event::ResourceSaved { action, fields: change.fields.clone() }).await?;
-            }
             Work::SaveUser(work) => save_user(tx, &actor, change, work, new.people.pop_front().flatten()).await?,
-            Work::RemoveUser { sub } => {
+            Work::RemoveUser { sub, updated_at } => {
                 session::end_all(tx, &actor, sub).await?;
-                users::delete(tx, sub).await?;
+                throttle::forget(tx, sub).await?;
+                if !users::delete(tx, sub, *updated_at).await? {
+                    return Err(changed());
+                }
                 record(tx, sub, Event::UserRemoved).await?;
             }
             Work::SaveClient { row, origins, credentials } => {
                 clients::save(tx, row, origins).await?;
                 if row.disabled {
                     revoke_tokens(tx, id).await?;
+                } else if change.fields.iter().any(|field| field.field == "disabled") {
+                    // What was under way at the moment when it was switched off.
+                    grants::revoke_of_client(tx, id).await?;
                 }
                 let fields = change.fields.clone();
                 record(tx, id, Event::ClientSaved { action, fields }).await?;
@@ -199,12 +194,40 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
     if state::is_as_of(tx, head).await? { Ok(()) } else { Err(changed()) }
 }
 
+/// All resources, then all their scopes by name, whosever they are: a scope can move between two resources only when
+/// the old owner has let go of it, and of two commands at once that change the same ones, neither waits for the other
+/// while that one waits for it.
+async fn save_resources(tx: &mut Tx, actor: &Actor, changes: &[Change]) -> Result<(), StoreError> {
+    let mut added = Vec::new();
+    for change in changes {
+        let event = match &change.work {
+            Work::RemoveResource => {
+                resources::delete(tx, &change.id).await?;
+                Event::ResourceRemoved
+            }
+            Work::SaveResource { row, scopes } => {
+                resources::save(tx, row).await?;
+                resources::drop_scopes(tx, &change.id).await?;
+                added.extend(scopes.iter().map(|(name, description)| (name, &change.id, description)));
+                Event::ResourceSaved { action: change.action, fields: change.fields.clone() }
+            }
+            _ => continue,
+        };
+        audit::record(tx, actor, &change.id, &event).await?;
+    }
+    added.sort_unstable();
+    for (name, resource, description) in added {
+        resources::add_scope(tx, resource, name, description).await?;
+    }
+    Ok(())
+}
+
 /// The hash of the password that a person gets.
 async fn hashed(work: &UserWork, passwords: &PasswordHasher) -> Result<Option<String>, Failed> {
     Ok(match &work.password {
         PasswordWork::Keep => None,
         PasswordWork::Set(password) => Some(passwords.hash(password, None).await?),
-        PasswordWork::SetHash(hash) => Some(hash.expose().to_owned()),
+        PasswordWork::Import(hash) => Some(hash.expose().to_owned()),
     })
 }
 
@@ -218,26 +241,34 @@ async fn save_user(
     let mut row = work.row.clone();
     let fields = change.fields.iter().map(|field| field.field.clone()).collect();
     let saved = Event::UserSaved { action: change.action, fields };
+    let imports = matches!(work.password, PasswordWork::Import(_));
     if change.action == Action::Create {
         row.sub = crate::users::new_sub().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+        row.password_import = password.as_deref().filter(|_| imports).map(password::import);
         row.password = password;
         users::add(tx, &row).await?;
         return audit::record(tx, actor, &row.sub, &saved).await;
     }
-    users::save(tx, &row).await?;
-    audit::record(tx, actor, &row.sub, &saved).await?;
-    if let Some(password) = password {
-        crate::users::set_password(tx, actor, &row.sub, &password).await?;
+    // People have no place in the feed's check below: each row says by itself whether it is as it was compared.
+    if !users::save(tx, &row).await? {
+        return Err(changed());
     }
-    if work.disables {
+    audit::record(tx, actor, &row.sub, &saved).await?;
+    match password {
+        Some(phc) if imports => crate::users::import_password(tx, actor, &row.sub, &phc).await?,
+        Some(phc) => crate::users::set_password(tx, actor, &row.sub, &phc).await?,
+        None => {}
+    }
+    if work.switches_off {
         session::end_all(tx, actor, &row.sub).await?;
     }
     Ok(())
 }
 
-/// Kills every token that the client holds, and those that nodes mint until they have heard of it, which their lease
-/// bounds: enabling the client or making it again does not bring them back.
+/// Kills every token that the client holds, refresh tokens and codes among them, and those that nodes mint until they
+/// have heard of it, which their lease bounds: enabling the client or making it again does not bring them back.
 async fn revoke_tokens(tx: &mut Tx, client_id: &str) -> Result<(), StoreError> {
+    grants::revoke_of_client(tx, client_id).await?;
     let (not_before, expires_at) = (tx.now() + LEASE_BOUND, tx.now() + LONGEST_LIFETIME);
     revocations::add(tx, revocations::Kind::Client, client_id, not_before, expires_at).await.map(drop)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::claims::ClaimSpec;
 use super::credentials::DEFAULT;
 use super::file::rfc3339;
-use super::state::{State, StoredClient};
+use super::state::{People, State, StoredClient};
 use crate::clients::ClientMetadata;
 use crate::resources::ResourceSettings;
 use crate::store::{Conn, StoreError};
@@ -81,7 +81,7 @@ struct JwksOut {
 /// # Errors
 /// When the database cannot be read, or holds what this binary does not understand.
 pub async fn export(conn: &mut Conn) -> Result<Export, StoreError> {
-    let state = State::load(conn).await?;
+    let state = State::load(conn, &People::All).await?;
     let resource = state.resources.iter().map(|stored| ResourceOut {
         identifier: stored.identifier.clone(),
         settings: stored.settings.clone(),

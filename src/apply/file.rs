@@ -32,17 +32,17 @@ pub struct ApplyFile {
     pub user: Vec<UserSpec>,
 }
 
-/// A person, whole: claims and groups that are not here are taken away. Only the password stays when none is named.
+/// A person, whole: claims and groups that are not here are taken away. Only the password, and whether they are switched
+/// off, stay when nothing is said of them.
 #[derive(Debug, serde::Deserialize)]
 pub struct UserSpec {
     /// What they sign in by; it is how they are found again, whatever its case.
     pub username: String,
-    /// Whether they are switched off.
-    #[serde(default)]
-    pub disabled: bool,
+    /// Whether they are switched off. Left out, it stays as it is: a command may have switched them off meanwhile.
+    pub disabled: Option<bool>,
     /// Their password. Left out, the one they have stays; a new person cannot sign in until they get one.
     pub password: Option<Secret>,
-    /// The same, hashed elsewhere by Argon2id: a PHC string.
+    /// The same, hashed elsewhere by Argon2id at no more than our own cost: a PHC string.
     pub password_hash: Option<Secret>,
     /// The groups that they are in.
     #[serde(default)]

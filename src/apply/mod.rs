@@ -42,6 +42,8 @@ pub struct Options<'a> {
     pub allow_http: bool,
     /// The issuer, whose own resources a file cannot define.
     pub issuer: &'a str,
+    /// What people know this service by: others try it first as a password.
+    pub service: &'a str,
 }
 
 /// Something in a file that cannot be applied. Never says a secret.

@@ -10,17 +10,18 @@ use super::check::{self, After};
 use super::claims;
 use super::credentials::{self, CredentialWork};
 use super::file::{ApplyFile, ClientSpec, ResourceSpec};
-use super::state::{State, StoredClient};
+use super::state::{People, State, StoredClient};
 use super::users::{self, UserWork};
 use super::{Failed, Options};
 use crate::audit::{Action, FieldChange};
+use crate::clock::Micros;
 use crate::password::PasswordHasher;
 use crate::resources::Resource;
 use crate::store::claim_mappers::MapperRow;
 use crate::store::clients::ClientRow;
 use crate::store::resources::ResourceRow;
+use crate::store::users::UserRow;
 use crate::store::{Db, StoreError};
-use crate::users::username_key;
 use crate::wire::ManagedBy;
 
 /// What a change is about.
@@ -62,7 +63,7 @@ pub(super) enum Work {
     SaveClaim { row: MapperRow },
     RemoveClaim { row: MapperRow },
     SaveUser(UserWork),
-    RemoveUser { sub: String },
+    RemoveUser { sub: String, updated_at: Micros },
 }
 
 /// What applying a file would change, as of one state of the database.
@@ -134,8 +135,9 @@ pub async fn plan(
     options: &Options<'_>,
     passwords: &PasswordHasher,
 ) -> Result<Plan, Failed> {
-    let before = db.read(|conn| Box::pin(State::load(conn))).await?;
-    let after = check::all(file, &before, options).map_err(Failed::Problems)?;
+    let named = People::Named(users::keys(&file.user));
+    let before = db.read(move |conn| Box::pin(async move { State::load(conn, &named).await })).await?;
+    let after = check::all(file, &before, options, passwords).map_err(Failed::Problems)?;
     let mut changes = Vec::new();
     for spec in &file.resource {
         let stored = before.resources.resource(&spec.identifier).map(AsRef::as_ref);
@@ -156,7 +158,12 @@ pub async fn plan(
             changes.push(removed(Kind::Client, client_id, Work::RemoveClient));
         }
     }
-    people(file, &before, options, passwords, &mut changes).await?;
+    people(file, &before, passwords, &mut changes).await?;
+    if options.prune {
+        for UserRow { sub, username, updated_at, .. } in users::pruned(db, &file.user).await? {
+            changes.push(removed(Kind::User, &username, Work::RemoveUser { sub, updated_at }));
+        }
+    }
     changes.extend(claims::plan(file, &before, options.prune));
     Ok(Plan { changes, head: before.head })
 }
@@ -164,7 +171,6 @@ pub async fn plan(
 async fn people(
     file: &ApplyFile,
     before: &State,
-    options: &Options<'_>,
     hasher: &PasswordHasher,
     changes: &mut Vec<Change>,
 ) -> Result<(), Failed> {
@@ -173,12 +179,6 @@ async fn people(
         let action = action(is_new, &fields);
         let work = work.map_or(Work::None, Work::SaveUser);
         changes.push(Change { kind: Kind::User, id: spec.username.trim().to_owned(), action, fields, work });
-    }
-    let named: HashSet<String> = file.user.iter().filter_map(|spec| username_key(&spec.username).ok()).collect();
-    for (key, stored) in before.users.iter().filter(|(key, _)| !named.contains(*key)) {
-        if options.prune && stored.managed_by == ManagedBy::Apply.as_str() {
-            changes.push(removed(Kind::User, key, Work::RemoveUser { sub: stored.sub.clone() }));
-        }
     }
     Ok(())
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::users;
 use crate::clients::ClientMetadata;
 use crate::resources::Catalog;
 use crate::store::claim_mappers::{self, MapperRow};
 use crate::store::clients::{ClientRow, CredentialRow};
 use crate::store::users::UserRow;
-use crate::store::{Conn, StoreError, Tx, clients, feed, from_row};
+use crate::store::{Conn, StoreError, Tx, clients, feed, from_row, users};
 use crate::wire::ManagedBy;
 
 pub(super) struct StoredClient {
@@ -21,14 +20,22 @@ pub(super) struct State {
     pub resources: Catalog,
     pub clients: BTreeMap<String, StoredClient>,
     pub mappers: Vec<MapperRow>,
-    /// By the username as it is compared.
+    /// Those that were asked for, by the username as it is compared.
     pub users: BTreeMap<String, UserRow>,
     /// The last change of the feed that is in it for sure.
     pub head: i64,
 }
 
+/// Which people are read: there may be very many.
+pub(super) enum People {
+    /// These, by their usernames as they are compared.
+    Named(Vec<String>),
+    /// Everybody.
+    All,
+}
+
 impl State {
-    pub(super) async fn load(conn: &mut Conn) -> Result<Self, StoreError> {
+    pub(super) async fn load(conn: &mut Conn, people: &People) -> Result<Self, StoreError> {
         // First the head: what changes between the reads has a later number, and is noticed.
         let head = feed::head(conn).await?;
         let resources = Catalog::load(conn).await?;
@@ -39,7 +46,12 @@ impl State {
             known.insert(row.client_id.clone(), StoredClient { row, metadata, credentials });
         }
         let mappers = claim_mappers::list(conn).await?;
-        Ok(Self { resources, clients: known, mappers, users: users::load(conn).await?, head })
+        let users = match people {
+            People::Named(keys) => users::by_usernames(conn, keys).await?,
+            People::All => users::list(conn).await?,
+        };
+        let users = users.into_iter().map(|row| (row.username_key.clone(), row)).collect();
+        Ok(Self { resources, clients: known, mappers, users, head })
     }
 }
 

@@ -59,6 +59,7 @@ const OPTIONS: Options<'static> = Options {
     min_password_length: 15,
     allow_http: false,
     issuer: "https://id.example.com",
+    service: "Sealwright",
 };
 const PRUNE: Options<'static> = Options { prune: true, ..OPTIONS };
 

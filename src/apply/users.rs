@@ -1,17 +1,17 @@
 //! People of an `apply` file: what it asks for, and how that differs from what there is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::Failed;
 use super::file::UserSpec;
 use super::state::State;
+use super::{Failed, Options};
 use crate::audit::FieldChange;
-use crate::password::{PasswordHasher, is_phc};
+use crate::password::PasswordHasher;
 use crate::secret::Secret;
 use crate::store::users::UserRow;
-use crate::store::{Conn, StoreError, users};
+use crate::store::{Db, StoreError, users};
 use crate::users::password;
 use crate::users::{User, is_standard, username_key};
 use crate::wire::ManagedBy;
@@ -21,19 +21,19 @@ use crate::wire::ManagedBy;
 pub(super) enum PasswordWork {
     /// The one they have stays.
     Keep,
-    /// One of the file.
+    /// One of the file, as it is to be hashed.
     Set(Secret),
     /// One that was hashed elsewhere.
-    SetHash(Secret),
+    Import(Secret),
 }
 
 /// What to do about a person.
 pub(super) struct UserWork {
-    /// The row as it will be; `sub` is empty for a new person.
+    /// The row as it will be; `sub` is empty for a new person. `updated_at` is as it was read.
     pub row: UserRow,
     pub password: PasswordWork,
     /// Whether they are switched off by this.
-    pub disables: bool,
+    pub switches_off: bool,
 }
 
 impl std::fmt::Debug for UserWork {
@@ -42,13 +42,40 @@ impl std::fmt::Debug for UserWork {
     }
 }
 
-/// Everybody there is, by the username as it is compared.
-pub(super) async fn load(conn: &mut Conn) -> Result<BTreeMap<String, UserRow>, StoreError> {
-    Ok(users::list(conn).await?.into_iter().map(|row| (row.username_key.clone(), row)).collect())
+/// People of one page.
+const PAGE: i64 = 500;
+
+/// The usernames of a file as they are compared.
+pub(super) fn keys(specs: &[UserSpec]) -> Vec<String> {
+    specs.iter().filter_map(|spec| username_key(&spec.username).ok()).collect()
+}
+
+/// Whom pruning removes: those whom `apply` made and the file does not name, by username.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) async fn pruned(db: &Db, specs: &[UserSpec]) -> Result<Vec<UserRow>, StoreError> {
+    let named: HashSet<String> = keys(specs).into_iter().collect();
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let behind = after.clone();
+        let ours = ManagedBy::Apply.as_str();
+        let page =
+            db.read(move |conn| Box::pin(async move { users::of_maker(conn, ours, &behind, PAGE).await })).await?;
+        let Some(last) = page.last() else { break };
+        after.clone_from(&last.sub);
+        found.extend(page.into_iter().filter(|row| !named.contains(&row.username_key)));
+    }
+    found.sort_unstable_by(|a, b| a.username_key.cmp(&b.username_key));
+    Ok(found)
 }
 
 /// What is wrong with the people of a file: (username, field, text).
-pub(super) fn problems(specs: &[UserSpec], min_length: usize) -> Vec<(String, &'static str, String)> {
+pub(super) fn problems(
+    specs: &[UserSpec],
+    options: &Options<'_>,
+    hasher: &PasswordHasher,
+) -> Vec<(String, &'static str, String)> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
     for spec in specs {
@@ -66,16 +93,16 @@ pub(super) fn problems(specs: &[UserSpec], min_length: usize) -> Vec<(String, &'
             add(wrong.field, wrong.text);
         }
         if let Some(given) = &spec.password {
-            let claims = ["name", "email", "given_name", "family_name"];
-            let own = claims.iter().filter_map(|claim| profile.text(claim)).chain([spec.username.as_str()]);
-            if let Err(weak) = password::check(given.expose(), own, min_length) {
+            let own = profile.own_words(&spec.username);
+            let own = own.iter().map(String::as_str).chain([options.service, options.issuer]);
+            if let Err(weak) = password::check(given, own, options.min_password_length) {
                 add("password", weak.to_string());
             }
         }
         if let Some(hash) = &spec.password_hash
-            && !is_phc(hash.expose())
+            && let Err(unfit) = hasher.accepts(hash.expose())
         {
-            add("password_hash", "takes a PHC string of Argon2id, $argon2id$v=19$m=…,t=…,p=…$…$…".to_owned());
+            add("password_hash", unfit.to_string());
         }
         if spec.password.is_some() && spec.password_hash.is_some() {
             add("password_hash", "takes password or password_hash, not both".to_owned());
@@ -118,12 +145,13 @@ pub(super) async fn diff(
         change(name, text(&was.claims), text(&profile.claims));
     }
     let was_disabled = old.as_ref().is_some_and(|old| old.disabled);
-    if was_disabled != spec.disabled {
-        change("disabled", Some(was_disabled.to_string()), Some(spec.disabled.to_string()));
+    let disabled = spec.disabled.unwrap_or(was_disabled);
+    if was_disabled != disabled {
+        change("disabled", Some(was_disabled.to_string()), Some(disabled.to_string()));
     }
-    let had = stored.and_then(|stored| stored.password.as_deref());
-    let password = password_work(spec, had, hasher).await?;
+    let password = password_work(spec, stored, hasher).await?;
     if !matches!(password, PasswordWork::Keep) {
+        let had = stored.and_then(|stored| stored.password.as_ref());
         change("password", had.map(|_| "set".to_owned()), Some("set anew".to_owned()));
     }
     let ours = ManagedBy::Apply.as_str();
@@ -140,22 +168,33 @@ pub(super) async fn diff(
         username_key: key,
         profile,
         password: None,
-        disabled: spec.disabled,
+        password_changed_at: None,
+        password_import: None,
+        disabled,
         managed_by: ours.to_owned(),
         created_at: 0,
-        updated_at: 0,
+        updated_at: stored.map_or(0, |stored| stored.updated_at),
     };
-    let disables = spec.disabled && !was_disabled && stored.is_some();
-    Ok((Some(UserWork { row, password, disables }), stored.is_none(), fields))
+    let switches_off = disabled && !was_disabled && stored.is_some();
+    Ok((Some(UserWork { row, password, switches_off }), stored.is_none(), fields))
 }
 
 /// A password that the person has already is not set again: that would sign them out.
-async fn password_work(spec: &UserSpec, had: Option<&str>, hasher: &PasswordHasher) -> Result<PasswordWork, Failed> {
+async fn password_work(
+    spec: &UserSpec,
+    stored: Option<&UserRow>,
+    hasher: &PasswordHasher,
+) -> Result<PasswordWork, Failed> {
+    let had = stored.and_then(|stored| stored.password.as_deref());
     if let Some(hash) = &spec.password_hash {
-        let same = had == Some(hash.expose());
-        return Ok(if same { PasswordWork::Keep } else { PasswordWork::SetHash(hash.clone()) });
+        // It may have been hashed anew since it was imported.
+        let import = password::import(hash.expose());
+        let imported = stored.is_some_and(|stored| stored.password_import.as_ref() == Some(&import));
+        let same = had == Some(hash.expose()) || had.is_some() && imported;
+        return Ok(if same { PasswordWork::Keep } else { PasswordWork::Import(hash.clone()) });
     }
     let Some(given) = &spec.password else { return Ok(PasswordWork::Keep) };
-    let same = had.is_some() && hasher.verify(given, had, None).await?;
-    Ok(if same { PasswordWork::Keep } else { PasswordWork::Set(given.clone()) })
+    let given = password::prepare(given);
+    let same = had.is_some() && hasher.verify(&given, had, None).await?;
+    Ok(if same { PasswordWork::Keep } else { PasswordWork::Set(given) })
 }

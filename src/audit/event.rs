@@ -142,6 +142,9 @@ pub enum Event {
     /// A person got a password that somebody else chose: their `sub`.
     #[serde(rename = "password.set")]
     PasswordSet,
+    /// A person chose another password for themselves: their `sub`.
+    #[serde(rename = "password.changed")]
+    PasswordChanged,
     /// A person signed in: their `sub`.
     #[serde(rename = "sign_in")]
     SignedIn {
@@ -171,6 +174,9 @@ pub enum Event {
         /// Identifiers of the resources.
         resources: Vec<String>,
     },
+    /// A person took back what they had agreed to for a client: the `client_id`.
+    #[serde(rename = "consent.withdrawn")]
+    ConsentWithdrawn,
     /// A request was refused, a sample: the client that was named, if it exists.
     #[serde(rename = "request.refused")]
     Refused {

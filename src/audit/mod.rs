@@ -4,7 +4,7 @@
 mod event;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clients::Credential;
@@ -27,6 +27,8 @@ const MINUTE: Micros = 60 * SECOND;
 const CHUNK: usize = 500;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
 const MOST_COUNTERS: usize = 100_000;
+/// Events that wait while the database cannot take them; beyond it the newest are lost, and the log says how many.
+const MOST_SAMPLES: usize = 10_000;
 
 /// Who did it, and from where.
 #[derive(Clone, Debug)]
@@ -120,7 +122,8 @@ vocabulary! {
 #[derive(Default)]
 pub struct Audit {
     counters: Mutex<HashMap<Counter, i64>>,
-    samples: Mutex<Vec<EventRow>>,
+    samples: Mutex<Vec<(Id, EventRow)>>,
+    lost: AtomicU64,
     sampled: AtomicI64,
     sampled_minute: AtomicI64,
     used: Mutex<HashMap<Id, Micros>>,
@@ -132,14 +135,11 @@ impl Audit {
         let word = outcome.map_or_else(|error| error.code.as_str(), |()| "ok");
         self.add(cx.now, what, client, word);
         if let Err(error) = outcome
-            && error.code != Code::TemporarilyUnavailable
+            && !matches!(error.code, Code::TemporarilyUnavailable | Code::TooManyRequests | Code::Crowded)
             && self.may_sample(cx.now)
         {
             let event = Event::Refused { what: what.as_str(), error: word };
-            let actor = Actor { name: "anonymous".into(), ..Actor::client(cx, "") };
-            if let Ok(row) = row(cx.now, &actor, client.map_or("", AsRef::as_ref), &event) {
-                self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
-            }
+            self.note(cx, client.map_or("", AsRef::as_ref), &event);
         }
     }
 
@@ -153,8 +153,19 @@ impl Audit {
     /// tell by its time that `object` exists.
     pub fn note(&self, cx: &Cx<'_>, object: &str, event: &Event) {
         let actor = Actor { name: "anonymous".into(), ..Actor::client(cx, "") };
-        if let Ok(row) = row(cx.now, &actor, object, event) {
-            self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+        let (Ok(row), Ok(id)) = (row(cx.now, &actor, object, event), random()) else { return };
+        self.keep([(id, row)]);
+    }
+
+    /// Keeps events for the next flush, as many as there is room for.
+    fn keep(&self, events: impl IntoIterator<Item = (Id, EventRow)>) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            if samples.len() < MOST_SAMPLES {
+                samples.push(event);
+            } else {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -228,21 +239,41 @@ impl Audit {
         }
     }
 
-    /// Samples and stamps: a second's worth may be lost with the database.
+    /// Events and stamps. Each event has its id already: one whose writing had an unknown end is not written twice.
     async fn write_rest(&self, db: &Db) -> Result<(), StoreError> {
-        let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::error!(lost, "audit events were lost: the database took none for too long");
+        }
+        let mut events = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        while !events.is_empty() {
+            let chunk: Vec<(Id, EventRow)> = events.drain(..events.len().min(CHUNK)).collect();
+            let waiting = chunk.clone();
+            let written = db.write(move |tx| {
+                Box::pin(async move {
+                    for (id, event) in &chunk {
+                        audit::add(tx, *id, event).await?;
+                    }
+                    Ok(())
+                })
+            });
+            if let Err(cause) = written.await {
+                self.keep(waiting.into_iter().chain(events));
+                return Err(cause);
+            }
+        }
+        self.write_stamps(db).await
+    }
+
+    async fn write_stamps(&self, db: &Db) -> Result<(), StoreError> {
         let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
         let mut used: Vec<(Id, Micros)> = used.into_iter().collect();
         used.sort_unstable();
-        if samples.is_empty() && used.is_empty() {
+        if used.is_empty() {
             return Ok(());
         }
         let written = db.write(move |tx| {
             Box::pin(async move {
-                for sample in &samples {
-                    let id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
-                    audit::add(tx, id, sample).await?;
-                }
                 for (id, at) in used {
                     clients::used(tx, id, at).await?;
                 }

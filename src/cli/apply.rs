@@ -9,7 +9,6 @@ use super::dev;
 use super::issuer::stdin;
 use super::output::{Failure, give, give_json, say};
 use super::source::Source;
-use super::user::min_length;
 use crate::app;
 use crate::apply::{self, Applied, Change, Format, Generated, Options};
 use crate::audit::Action;
@@ -81,9 +80,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         prune: args.prune,
         max_lifetime: config.tokens.max_access_token_lifetime_seconds,
         algorithms: &config.keys.algorithms,
-        min_password_length: min_length(&config),
+        min_password_length: app::min_password_length(&config),
         allow_http: config.outbound.allow_http,
         issuer: &issuer,
+        service: &config.branding.name,
     };
     let plan = apply::plan(&opened.db, &file, &options, &passwords).await?;
     plan.to_string().lines().for_each(say);

@@ -246,8 +246,10 @@ async fn resource(tx: &mut Tx, settings: String) -> Result<(), StoreError> {
     let managed_by = ManagedBy::System.to_string();
     let row = ResourceRow { identifier: RESOURCE.to_owned(), settings, managed_by };
     resources::save(tx, &row).await?;
-    let scopes: Vec<_> = SCOPES.iter().map(|(name, words)| ((*name).to_owned(), (*words).to_owned())).collect();
-    resources::add_scopes(tx, RESOURCE, &scopes).await
+    for (name, words) in SCOPES {
+        resources::add_scope(tx, RESOURCE, name, words).await?;
+    }
+    Ok(())
 }
 
 /// A demo client and its secret, ready for the database.

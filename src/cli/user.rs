@@ -15,13 +15,12 @@ use crate::app::{self, Opened};
 use crate::audit::{self, Action, Actor, Event};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::keys::MacKeys;
 use crate::nodes;
 use crate::password::PasswordHasher;
 use crate::secret::Secret;
 use crate::store::users::{self as rows, UserRow};
 use crate::store::{Committed, StoreError};
-use crate::users::{self, Profile, User, password, throttle, username_key};
+use crate::users::{self, Profile, User, password, username_key};
 use crate::wire::ManagedBy;
 
 /// People: add, list, reset their passwords, switch them off and on
@@ -155,11 +154,6 @@ impl Told {
     }
 }
 
-/// The fewest characters of a password.
-pub fn min_length(config: &Config) -> usize {
-    usize::try_from(config.passwords.min_length).unwrap_or(usize::MAX)
-}
-
 /// `sealwright user`.
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.command {
@@ -191,7 +185,7 @@ async fn add(who: Who, from: &PasswordFrom, profile: Profile) -> Result<(), Fail
         return Err(Failure::usage(format!("{}: {}", wrong.field, wrong.text)));
     }
     let (config, opened) = open(&who.source).await?;
-    let password = from.get(&config, &own(&who.username, &profile))?;
+    let password = from.get(&config, profile.own_words(&who.username))?;
     let hash = PasswordHasher::new(app::hash_settings(&config))?.hash(&password, None).await?;
     let row = UserRow {
         sub: users::new_sub()?,
@@ -199,6 +193,8 @@ async fn add(who: Who, from: &PasswordFrom, profile: Profile) -> Result<(), Fail
         username_key: key,
         profile: serde_json::to_string(&profile)?,
         password: Some(hash),
+        password_changed_at: None,
+        password_import: None,
         disabled: false,
         managed_by: ManagedBy::Admin.to_string(),
         created_at: 0,
@@ -226,16 +222,12 @@ async fn add(who: Who, from: &PasswordFrom, profile: Profile) -> Result<(), Fail
 async fn reset(who: Who, from: &PasswordFrom) -> Result<(), Failure> {
     let (config, opened) = open(&who.source).await?;
     let row = find(&opened, &who.username).await?;
-    let password = from.get(&config, &own(&row.username, &User::from_row(&row)?.profile))?;
+    let password = from.get(&config, User::from_row(&row)?.profile.own_words(&row.username))?;
     let hash = PasswordHasher::new(app::hash_settings(&config))?.hash(&password, None).await?;
-    let mac = MacKeys::load(&opened.db, &opened.master).await?;
-    let (sub, key) = (row.sub.clone(), row.username_key.clone());
-    let set = opened.db.write(move |tx| {
-        Box::pin(async move {
-            users::set_password(tx, &Actor::command_line(), &sub, &hash).await?;
-            throttle::forget(tx, &mac, &key).await
-        })
-    });
+    let sub = row.sub.clone();
+    let set = opened
+        .db
+        .write(move |tx| Box::pin(async move { users::set_password(tx, &Actor::command_line(), &sub, &hash).await }));
     finish(&opened, set.await?).await?;
     tell(&row, from.generate.then_some(&password), who.json, "has another password, and is signed out everywhere")
 }
@@ -304,13 +296,9 @@ fn tell(row: &UserRow, made: Option<&Secret>, json: bool, word: &str) -> Result<
     Ok(())
 }
 
-fn own(username: &str, profile: &Profile) -> Vec<String> {
-    let claims = ["email", "name", "given_name", "family_name"];
-    claims.iter().filter_map(|claim| profile.text(claim)).chain([username]).map(str::to_owned).collect()
-}
-
 impl PasswordFrom {
-    fn get(&self, config: &Config, own: &[String]) -> Result<Secret, Failure> {
+    /// As it is to be hashed.
+    fn get(&self, config: &Config, mut own: Vec<String>) -> Result<Secret, Failure> {
         if self.generate {
             return Ok(password::generate()?);
         }
@@ -322,11 +310,10 @@ impl PasswordFrom {
             None if std::io::stdin().is_terminal() => asked()?,
             _ => line(stdin().map_err(|cause| Failure::failed(format!("cannot read stdin: {cause}")))?),
         };
-        let own = own.iter().map(String::as_str);
-        match password::check(given.expose(), own, min_length(config)) {
-            Ok(()) => Ok(given),
-            Err(weak) => Err(Failure::failed(format!("the password {weak}"))),
-        }
+        own.push(config.branding.name.clone());
+        own.extend(config.issuer.as_ref().map(ToString::to_string));
+        password::check(&given, own.iter().map(String::as_str), app::min_password_length(config))
+            .map_err(|weak| Failure::failed(format!("the password {weak}")))
     }
 }
 

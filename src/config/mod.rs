@@ -142,6 +142,11 @@ settings! {
         /// Which grants end with a sign-in: `online` are those that do not work while the person is away (without
         /// `offline_access`).
         end_grants: EndGrants = EndGrants::Online;
+        /// What one address (IPv6: a network of 64 bits) may have waiting for somebody to sign in: a sign-in that was begun
+        /// counts as one, and as two at a browser that was not here before. More are answered 429.
+        waiting_per_address: u32 = 1_000, within(2..=1_000_000);
+        /// The same of all addresses together; more are answered 503. Each takes up to 16 KiB in the database.
+        waiting: u32 = 100_000, within(2..=10_000_000);
     }
 
     /// Passwords that people choose.

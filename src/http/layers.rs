@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
+use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
@@ -99,10 +100,10 @@ impl Edge {
         })))
     }
 
-    /// Puts the edge around all routes of `router`, and gives it answers for unknown pages and methods.
-    pub fn wrap(&self, router: Router) -> Router {
+    /// Puts the edge around all routes of `router`, and gives it answers for unknown pages (`unknown`) and methods.
+    pub fn wrap<H: Handler<T, ()>, T: 'static>(&self, router: Router, unknown: H) -> Router {
         router
-            .fallback(async || Error::new(Code::NotFound, "There is no such page."))
+            .fallback(unknown)
             .method_not_allowed_fallback(async || Error::new(Code::MethodNotAllowed, "Not with this method."))
             .layer(self.clone())
             // Without this, axum would build every layered handler anew for each request.

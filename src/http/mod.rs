@@ -47,6 +47,11 @@ pub async fn no_head() -> Error {
     Error::new(Code::MethodNotAllowed, "Not with this method.")
 }
 
+/// Nothing is at this address.
+pub async fn no_page() -> Error {
+    Error::new(Code::NotFound, "There is no such page.")
+}
+
 /// A request's view of the services, by what the edge left in its extensions.
 pub fn view<'s>(services: &'s Services, extensions: &Extensions) -> Cx<'s> {
     match extensions.get::<layers::Peer>() {

@@ -74,7 +74,7 @@ async fn read_form(headers: HeaderMap, body: Body) -> Result<String, Error> {
 }
 
 fn router(metrics: &Arc<Metrics>) -> Router {
-    Edge::new(settings(), Arc::clone(metrics)).unwrap().wrap(routes())
+    Edge::new(settings(), Arc::clone(metrics)).unwrap().wrap(routes(), super::no_page)
 }
 
 struct Running {
@@ -188,7 +188,7 @@ async fn a_request_that_takes_too_long_is_a_503() {
 #[tokio::test]
 async fn more_requests_at_once_than_allowed_are_a_503() {
     let settings = EdgeSettings { max_requests: 1, ..settings() };
-    let router = Edge::new(settings, Arc::default()).unwrap().wrap(routes());
+    let router = Edge::new(settings, Arc::default()).unwrap().wrap(routes(), super::no_page);
     let request = |path| get_request(path).body(Body::empty()).unwrap();
     let first = tokio::spawn(router.clone().oneshot(request("/slow")));
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -602,7 +602,7 @@ async fn f18_handshakes_that_stop_halfway_do_not_keep_others_out() {
 async fn a_document_is_served_to_head_without_its_body() {
     let document = render::Document::new("{}", "application/json", 60);
     let only = Router::new().route("/doc", get(async move |headers: HeaderMap| document.respond(&headers)));
-    let router = Edge::new(settings(), Arc::default()).unwrap().wrap(only);
+    let router = Edge::new(settings(), Arc::default()).unwrap().wrap(only, super::no_page);
     let request = get_request("/doc").method("HEAD").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap().into_response();
     assert_eq!(response.headers()["content-length"], "2");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::{AccessClaims, Audience, Grant, Terms};
+use super::{AccessClaims, Audience, Grant, LONGEST_TOKEN, Terms};
 use crate::clients::Client;
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
@@ -14,6 +14,11 @@ use crate::resources::Resource;
 use crate::secret::{Prefix, Secret, random, sha256};
 use crate::store::{StoreError, Tx, artifacts};
 use crate::wire::{Algorithm, TokenFormat};
+
+/// The names of an access token's claims, its times, and what stands between them.
+const MEMBERS: usize = 256;
+/// RSA of 4096 bits signs in 683 characters.
+const HEADER_AND_SIGNATURE: usize = 1024;
 
 /// What drafting needs to know.
 pub(super) struct Mint {
@@ -78,6 +83,10 @@ impl Mint {
             auth_time: grant.map(|grant| grant.facts.auth_time),
             acr: grant.and_then(|grant| grant.facts.acr.clone()),
         };
+        // Here, before anything is used up.
+        if matches!(minted, Minted::Jwt(_)) && longest_text(&claims) > LONGEST_TOKEN {
+            return Err(Error::new(Code::InvalidScope, "The token would be too long; ask for fewer scopes."));
+        }
         Ok(Draft { claims, lifetime, minted })
     }
 
@@ -118,6 +127,14 @@ impl Draft {
         let id = sha256(token.expose().as_bytes());
         artifacts::put(tx, artifacts::Kind::AccessToken, &id, &body, self.claims.exp * SECOND).await
     }
+}
+
+/// At least the length of the signed token: base64url of its claims, and room for its header and the longest signature.
+fn longest_text(claims: &AccessClaims) -> usize {
+    let scope: usize = claims.scope.iter().map(|token| token.len() + 1).sum();
+    let audience: usize = claims.aud.iter().map(|resource| resource.len() + 3).sum();
+    let others = [&claims.iss, &claims.sub, &claims.client_id, &claims.jti].map(String::len).iter().sum::<usize>();
+    (scope + audience + others + MEMBERS).div_ceil(3) * 4 + HEADER_AND_SIGNATURE
 }
 
 fn audience(resources: &[Arc<Resource>]) -> Audience {

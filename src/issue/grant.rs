@@ -12,7 +12,8 @@ use crate::error::{Code, Error, Result};
 use crate::nodes;
 use crate::secret::Id;
 use crate::store::grants::{self, Ends, GrantRow};
-use crate::store::{StoreError, Tx};
+use crate::store::{StoreError, Tx, users};
+use crate::users::User;
 use crate::wire::{GrantType, Scope};
 
 /// What a person granted, as it was then.
@@ -61,6 +62,8 @@ pub(super) struct Renewed {
     pub(super) grant: Grant,
     /// The refresh token that goes with it.
     pub(super) refresh: Option<RefreshToken>,
+    /// Whom the ID token speaks of, as they were when this was used up; `None` when none is wanted.
+    pub(super) person: Option<User>,
 }
 
 /// How a transaction ended that did not fail.
@@ -99,7 +102,7 @@ pub(super) async fn redeem(cx: &Cx<'_>, mint: Mint, code: [u8; 32], judge: Judge
                 Err(refused) => return Ok(Outcome::Refused(refused)),
             };
             let refresh = (row.generation > 0).then_some(RefreshToken { grant: grant.id, generation: 1 });
-            record.renewed(tx, Renewed { draft, grant, refresh }).await
+            record.renewed(tx, draft, grant, refresh).await
         })
     });
     let redeemed = redeemed.await?;
@@ -143,7 +146,7 @@ pub(super) async fn rotate(cx: &Cx<'_>, mint: Mint, token: RefreshToken, judge: 
             }
             let generation = token.generation.saturating_add(1);
             let refresh = Some(RefreshToken { grant: id, generation });
-            record.renewed(tx, Renewed { draft, grant, refresh }).await
+            record.renewed(tx, draft, grant, refresh).await
         })
     });
     let rotated = rotated.await?;
@@ -208,17 +211,34 @@ impl Record {
         Self { actor: Actor::client(cx, &mint.client.client_id), mint, grant_type }
     }
 
-    async fn renewed(&self, tx: &mut Tx, renewed: Renewed) -> Result<Outcome, StoreError> {
-        renewed.draft.keep(tx).await?;
-        let claims = &renewed.draft.claims;
+    async fn renewed(
+        &self,
+        tx: &mut Tx,
+        draft: Draft,
+        grant: Grant,
+        refresh: Option<RefreshToken>,
+    ) -> Result<Outcome, StoreError> {
+        draft.keep(tx).await?;
+        let wants_id_token =
+            self.grant_type == GrantType::AuthorizationCode || self.mint.client.metadata.id_token_on_refresh;
+        let openid = grant.scope.contains("openid") && self.mint.client.metadata.scope.contains("openid");
+        let person = if wants_id_token && openid {
+            let row = users::find(tx, &grant.sub).await?;
+            // A grant goes with its person, and was used up in this transaction.
+            let row = row.ok_or_else(|| StoreError::Unfit("a grant of nobody".to_owned()))?;
+            Some(User::from_row(&row)?)
+        } else {
+            None
+        };
+        let claims = &draft.claims;
         let event = Event::TokensIssued {
             grant_type: self.grant_type,
             sub: claims.sub.clone(),
             scope: claims.scope.to_string(),
             jti: claims.jti.clone(),
         };
-        audit::record(tx, &self.actor, &id_text(&renewed.grant.id), &event).await?;
-        Ok(Outcome::Renewed(Box::new(renewed)))
+        audit::record(tx, &self.actor, &id_text(&grant.id), &event).await?;
+        Ok(Outcome::Renewed(Box::new(Renewed { draft, grant, refresh, person })))
     }
 
     async fn revoke(&self, tx: &mut Tx, id: &Id, reason: &'static str) -> Result<Outcome, StoreError> {

@@ -11,8 +11,7 @@ use crate::claims::{self, Place};
 use crate::clients::Client;
 use crate::clock::SECOND;
 use crate::cx::Cx;
-use crate::error::{Code, Error, Result};
-use crate::users;
+use crate::users::User;
 use crate::wire::Algorithm;
 
 /// The claims of an ID token.
@@ -39,16 +38,13 @@ pub(super) struct IdClaims {
 }
 
 impl IdClaims {
-    /// What the client is told of `grant`'s person beside `access_token`.
-    ///
-    /// # Errors
-    /// `invalid_grant` when the person is gone; 503 when the database cannot answer.
-    pub(super) async fn of(cx: &Cx<'_>, client: &Client, grant: &Grant, access_token: &str) -> Result<Self> {
-        let gone = || Error::new(Code::InvalidGrant, "The person who granted this is gone.");
-        let user = users::find(&cx.db, &grant.sub).await?.filter(|user| !user.disabled).ok_or_else(gone)?;
-        let asked = (&grant.scope, &grant.facts.claims);
+    /// What the client is told of `user`, who gave the `grant`, beside `access_token`.
+    pub(super) fn of(cx: &Cx<'_>, client: &Client, (user, grant): (&User, &Grant), access_token: &str) -> Self {
+        // What the client lost since, nobody tells it by an old grant.
+        let scope = grant.scope.filter(|token| client.metadata.scope.contains(token));
+        let asked = (&scope, &grant.facts.claims);
         let now = cx.now / SECOND;
-        Ok(Self {
+        Self {
             iss: cx.issuer.as_str().to_owned(),
             sub: grant.sub.clone(),
             aud: client.client_id.as_ref().to_owned(),
@@ -61,8 +57,8 @@ impl IdClaims {
             amr: grant.facts.amr.clone(),
             at_hash: half_hash(client.metadata.id_token_signed_response_alg, access_token),
             sid: grant.sid.clone(),
-            told: claims::of(cx, &user, client, asked, Place::IdToken),
-        })
+            told: claims::of(cx, user, client, asked, Place::IdToken),
+        }
     }
 }
 

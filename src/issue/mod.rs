@@ -34,7 +34,7 @@ use grant::Renewed;
 pub use hint::{Hint, hint};
 use id_token::IdClaims;
 pub use refresh::RefreshToken;
-pub use revoke::{revoke, revoke_of_session, revoke_of_user};
+pub use revoke::{revoke, revoke_of_person_at, revoke_of_session, revoke_of_user};
 
 /// No token of ours is longer: what could not be introspected and revoked is not issued. A form's value takes as much.
 const LONGEST_TOKEN: usize = 16 * 1024;
@@ -164,7 +164,7 @@ pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<T
         Issue::Redeem { code, judge } => {
             let places = places(cx, client, has_openid)?;
             let renewed = grant::redeem(cx, mint, code, judge).await?;
-            of_person(cx, client, renewed, places, true).await
+            of_person(cx, client, renewed, places).await
         }
         Issue::Rotate { token, judge } => {
             let wanted = client.metadata.id_token_on_refresh;
@@ -172,7 +172,7 @@ pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<T
             let mut renewed = grant::rotate(cx, mint, token, judge).await?;
             // OpenID Connect Core §12.2: the nonce is the first ID token's only.
             renewed.grant.facts.nonce = None;
-            of_person(cx, client, renewed, places, wanted).await
+            of_person(cx, client, renewed, places).await
         }
     }
 }
@@ -196,16 +196,9 @@ async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {
     reply(cx, draft, access_token)
 }
 
-/// What was used up for these tokens is gone, so from here on nothing is refused that can be waited for. `id_token`:
-/// whether one is wanted, where `openid` was granted.
-async fn of_person(
-    cx: &Cx<'_>,
-    client: &Client,
-    renewed: Renewed,
-    mut places: Vec<Place>,
-    id_token: bool,
-) -> Result<TokenResponse> {
-    let Renewed { draft, grant, refresh } = renewed;
+/// What was used up for these tokens is gone, so from here on nothing is refused that can be waited for.
+async fn of_person(cx: &Cx<'_>, client: &Client, renewed: Renewed, mut places: Vec<Place>) -> Result<TokenResponse> {
+    let Renewed { draft, grant, refresh, person } = renewed;
     let access_token = match draft.minted.clone() {
         Minted::Jwt(algorithm) => {
             let signer = signer(cx, algorithm)?;
@@ -213,8 +206,8 @@ async fn of_person(
         }
         Minted::Opaque(token) => token,
     };
-    let id_token = if id_token && grant.scope.contains("openid") {
-        let claims = IdClaims::of(cx, client, &grant, access_token.expose()).await?;
+    let id_token = if let Some(person) = person {
+        let claims = IdClaims::of(cx, client, (&person, &grant), access_token.expose());
         let signer = signer(cx, client.metadata.id_token_signed_response_alg)?;
         Some(Secret::new(sign_at_last(&signer, &mut places, Typ::Jwt, &claims).await?))
     } else {
@@ -225,9 +218,6 @@ async fn of_person(
 }
 
 fn reply(cx: &Cx<'_>, draft: Draft, access_token: Secret) -> Result<TokenResponse> {
-    if access_token.expose().len() > LONGEST_TOKEN {
-        return Err(Error::new(Code::InvalidScope, "The token would be too long; ask for fewer scopes."));
-    }
     // The last thing before the answer: this node may speak for the others until its lease ends.
     cx.require_lease()?;
     Ok(TokenResponse {

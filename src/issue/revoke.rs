@@ -101,6 +101,23 @@ pub async fn revoke_of_session(tx: &mut Tx, sid: &str, what: EndGrants, actor: &
     Ok(())
 }
 
+/// Takes back all that a person granted a client, in the transaction in which they say so; the caller waits for its
+/// `seq`, or, where all of it was taken back before, for the change that this gives.
+///
+/// # Errors
+/// When the database does not take it.
+pub async fn revoke_of_person_at(
+    tx: &mut Tx,
+    sub: &str,
+    client_id: &str,
+    actor: &Actor,
+) -> Result<Option<i64>, StoreError> {
+    for id in grants::of_user_at(tx, sub, client_id).await? {
+        revoke_grant(tx, &id, actor, "the person took it back").await?;
+    }
+    feed::head(tx).await.map(Some)
+}
+
 /// Takes back everything of a person, in the transaction that switches them off, removes them or gives them another
 /// password; the caller waits for its `seq` as for any revocation. Grant by grant, so that what they get after it, in
 /// the same second too, is good.

@@ -15,9 +15,11 @@ use crate::cx::Services;
 use crate::http::cors;
 use crate::http::render::Document;
 use crate::keys::{KeyRing, KeyState};
+use crate::pages::texts;
 use crate::resources::Catalog;
 use crate::wire::{
-    AUTHORIZATION_PATH, Algorithm, AuthMethod, GrantType, LOGOUT_PATH, Prompt, ResponseMode, TOKEN_PATH, USERINFO_PATH,
+    AUTHORIZATION_PATH, Acr, Algorithm, AuthMethod, GrantType, LOGOUT_PATH, Prompt, ResponseMode, TOKEN_PATH,
+    USERINFO_PATH,
 };
 
 /// The documents as last rendered, each with the snapshot that it shows.
@@ -98,7 +100,8 @@ struct Discovery<'s> {
     subject_types_supported: [&'static str; 1],
     scopes_supported: Vec<&'s str>,
     claims_supported: Vec<String>,
-    ui_locales_supported: [&'static str; 1],
+    acr_values_supported: &'static [Acr],
+    ui_locales_supported: Vec<&'static str>,
     prompt_values_supported: &'static [Prompt],
     code_challenge_methods_supported: [&'static str; 1],
     authorization_response_iss_parameter_supported: bool,
@@ -141,7 +144,8 @@ impl<'s> Discovery<'s> {
             subject_types_supported: ["public"],
             scopes_supported: scopes,
             claims_supported: claims::claims_supported(services),
-            ui_locales_supported: ["en"],
+            acr_values_supported: Acr::ALL,
+            ui_locales_supported: texts::languages().collect(),
             prompt_values_supported: Prompt::ALL,
             code_challenge_methods_supported: ["S256"],
             authorization_response_iss_parameter_supported: true,

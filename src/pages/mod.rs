@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{
-    ACCEPT_LANGUAGE, ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, ORIGIN, REFERRER_POLICY, RETRY_AFTER,
-    SET_COOKIE,
+    ACCEPT, ACCEPT_LANGUAGE, ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, ORIGIN, REFERRER_POLICY,
+    RETRY_AFTER, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use url::{Host, Url};
@@ -22,7 +22,7 @@ use crate::config::Issuer;
 use crate::cx::Services;
 use crate::error::{Code, Error};
 use crate::http::layers::Peer;
-use crate::http::render::{Failure, set_no_store};
+use crate::http::render::{self, Failure, set_no_store};
 use crate::look::Look;
 use crate::secret::sha256;
 use texts::Texts;
@@ -42,6 +42,14 @@ impl<'s> Frame<'s> {
         let header = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let accepted = texts::accepted(header);
         Self { look, texts: texts::choose(locales.iter().map(String::as_str).chain(accepted)) }
+    }
+
+    /// For a request of which no more is read than its query: a client's `ui_locales` may stand there.
+    fn of(look: &'s Look, request: &Request) -> Self {
+        let query = request.uri().query().unwrap_or_default();
+        let found = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "ui_locales");
+        let locales = found.map(|(_, value)| texts::tags(&value)).unwrap_or_default();
+        Self::new(look, request.headers(), &locales)
     }
 }
 
@@ -151,22 +159,43 @@ pub fn is_foreign(headers: &HeaderMap, issuer: &Issuer) -> bool {
     origin.as_bytes() != own.as_bytes()
 }
 
-/// What went wrong, in words.
+/// What went wrong, in words of one language.
 #[derive(Clone, Debug)]
 struct Problem {
+    texts: &'static Texts,
     title: String,
     text: String,
     request_id: String,
 }
 
-/// A page that says what happened and what to do. [`dress`], around people's routes, gives it its looks.
-pub fn problem(status: StatusCode, title: &str, text: &str, request_id: &str) -> Response {
+/// A page in the language of `texts` that says what happened (`title`) and what to do (`text`). [`dress`], around
+/// people's routes, gives it its looks.
+pub fn problem(status: StatusCode, texts: &'static Texts, (title, text): (&str, &str), request_id: &str) -> Response {
     let mut response = Response::new(Body::from(format!("{title}\n\n{text}\n\n{request_id}\n")));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     set_no_store(response.headers_mut());
     let (title, text, request_id) = (title.to_owned(), text.to_owned(), request_id.to_owned());
-    response.extensions_mut().insert(Problem { title, text, request_id });
+    response.extensions_mut().insert(Problem { texts, title, text, request_id });
+    response
+}
+
+/// Whether whoever asks would rather have a page than JSON (RFC 9110 §12.5.1): browsers name HTML, programs do not.
+pub fn prefers_html(headers: &HeaderMap) -> bool {
+    let header = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let known = |kind: &&str| ["text/html", "application/json", "*/*"].contains(kind);
+    texts::accepted(header).into_iter().find(known) == Some("text/html")
+}
+
+/// What is answered where there is nothing: a page to people, JSON to programs.
+pub fn unknown(services: &Services, request: &Request) -> Response {
+    let error = Error::new(Code::NotFound, "There is no such page.");
+    if !prefers_html(request.headers()) {
+        return error.into_response();
+    }
+    let frame = Frame::of(&services.look, request);
+    let mut response = problem_page(frame, StatusCode::NOT_FOUND, &in_words(&error, frame.texts, request_id(request)));
+    render::log(&mut response, error);
     response
 }
 
@@ -179,11 +208,19 @@ struct ProblemPage<'p> {
     request_id: &'p str,
 }
 
+fn problem_page(frame: Frame<'_>, status: StatusCode, problem: &Problem) -> Response {
+    let Problem { texts, title, text, request_id } = problem;
+    html(status, &ProblemPage { frame: Frame { texts, ..frame }, title, text, request_id }, &Policy::default())
+}
+
+fn request_id(request: &Request) -> String {
+    request.extensions().get::<Peer>().map(|peer| peer.request_id.as_str().to_owned()).unwrap_or_default()
+}
+
 /// The middleware of people's routes: whatever goes wrong there, they get a page and no JSON.
 pub async fn dress(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
-    let request_id = request.extensions().get::<Peer>().map(|peer| peer.request_id.as_str().to_owned());
-    let request_id = request_id.unwrap_or_default();
-    let frame = Frame::new(&services.look, request.headers(), &[]);
+    let request_id = request_id(&request);
+    let frame = Frame::of(&services.look, &request);
     let mut response = next.run(request).await;
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR && response.headers().get(CONTENT_TYPE).is_none() {
         // The session layer could not keep the session, and says nothing else.
@@ -197,8 +234,7 @@ pub async fn dress(State(services): State<Arc<Services>>, request: Request, next
     let Some(problem) = problem.or_else(|| bare.map(|failure| in_words(&failure.0, frame.texts, request_id))) else {
         return response;
     };
-    let Problem { title, text, request_id } = &problem;
-    let mut dressed = html(response.status(), &ProblemPage { frame, title, text, request_id }, &Policy::default());
+    let mut dressed = problem_page(frame, response.status(), &problem);
     for name in [RETRY_AFTER, SET_COOKIE, ALLOW] {
         for value in response.headers().get_all(&name) {
             dressed.headers_mut().append(name.clone(), value.clone());
@@ -210,14 +246,15 @@ pub async fn dress(State(services): State<Arc<Services>>, request: Request, next
     dressed
 }
 
-fn in_words(error: &Error, texts: &Texts, request_id: String) -> Problem {
+fn in_words(error: &Error, texts: &'static Texts, request_id: String) -> Problem {
     let (title, text) = match error.code {
-        Code::TemporarilyUnavailable => (texts.busy, texts.busy_text),
+        Code::TemporarilyUnavailable | Code::Crowded => (texts.busy, texts.busy_text),
+        Code::TooManyRequests => (texts.too_many, texts.too_many_text),
         Code::NotFound => (texts.not_found, texts.not_found_text),
         Code::ServerError => (texts.our_fault, texts.our_fault_text),
         _ => (texts.bad_request, texts.bad_request_text),
     };
-    Problem { title: title.to_owned(), text: text.to_owned(), request_id }
+    Problem { texts, title: title.to_owned(), text: text.to_owned(), request_id }
 }
 
 #[cfg(test)]
@@ -232,6 +269,23 @@ mod tests {
         let policy = Policy { form_action: Some(form_action("https://rp.test/cb")), script: Some("a()") };
         let text = header(&policy);
         assert!(text.contains("form-action 'self' https://rp.test; script-src 'sha256-"), "{text}");
+    }
+
+    #[test]
+    fn rfc9110_12_5_1_browsers_get_pages_and_programs_get_json() {
+        let prefers = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+            prefers_html(&headers)
+        };
+        assert!(prefers("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"));
+        assert!(prefers("application/json;q=0.5, text/html"));
+        for program in
+            ["", "*/*", "application/json", "application/json, text/html", "text/html;q=0.5, */*", "text/css"]
+        {
+            assert!(!prefers(program), "{program}");
+        }
+        assert!(!prefers_html(&HeaderMap::new()));
     }
 
     #[test]

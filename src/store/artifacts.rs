@@ -39,9 +39,9 @@ macro_rules! burn {
 const MANY: usize = 32;
 
 queries! {
-    PUT = "INSERT INTO artifacts (kind, id, body, expires_at) VALUES ($1, $2, $3, $4)";
+    PUT = "INSERT INTO artifacts (kind, id, body, expires_at, source) VALUES ($1, $2, $3, $4, $5)";
     GET = "SELECT body FROM artifacts WHERE kind = $1 AND id = $2 AND expires_at > $3";
-    PATCH = "UPDATE artifacts SET body = $3 WHERE kind = $1 AND id = $2 AND expires_at > $4";
+    PATCH = "UPDATE artifacts SET body = $3, expires_at = $5 WHERE kind = $1 AND id = $2 AND expires_at > $4";
     TAKE = "DELETE FROM artifacts WHERE kind = $1 AND id = $2 AND expires_at > $3 RETURNING body";
     BURN_ONE = burn!("$3, $2, $4");
     BURN_MANY = burn!(
@@ -54,6 +54,10 @@ queries! {
         "$51, $2, $52" "$53, $2, $54" "$55, $2, $56" "$57, $2, $58"
         "$59, $2, $60" "$61, $2, $62" "$63, $2, $64" "$65, $2, $66"
     );
+    WAITING_OF = "SELECT COUNT(*) FROM \
+                  (SELECT 1 FROM artifacts WHERE source = $1 AND expires_at > $2 LIMIT $3) AS waiting";
+    WAITING = "SELECT COUNT(*) FROM \
+               (SELECT 1 FROM artifacts WHERE source IS NOT NULL AND expires_at > $1 LIMIT $2) AS waiting";
     SWEEP = "DELETE FROM artifacts WHERE (kind, id) IN \
              (SELECT kind, id FROM artifacts WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 }
@@ -63,7 +67,27 @@ pub type Key = [u8; 32];
 
 /// Stores a new artifact.
 pub async fn put(tx: &mut Tx, kind: Kind, id: &Key, body: &str, expires_at: Micros) -> Result<(), StoreError> {
-    execute!(tx, PUT, kind.as_str(), &id[..], body, expires_at).map(drop)
+    execute!(tx, PUT, kind.as_str(), &id[..], body, expires_at, None::<&str>).map(drop)
+}
+
+/// Stores a new artifact that anybody could leave here, and counts it as of `source`.
+pub async fn put_from(
+    tx: &mut Tx,
+    (kind, id): (Kind, &Key),
+    body: &str,
+    expires_at: Micros,
+    source: &str,
+) -> Result<(), StoreError> {
+    execute!(tx, PUT, kind.as_str(), &id[..], body, expires_at, Some(source)).map(drop)
+}
+
+/// How many live artifacts are counted as of `source`, or of anybody; not more than `most` are counted.
+pub async fn waiting(conn: &mut Conn, source: Option<&str>, now: Micros, most: i64) -> Result<i64, StoreError> {
+    let (count,): (i64,) = match source {
+        Some(source) => fetch!(one, conn, WAITING_OF, source, now, most)?,
+        None => fetch!(one, conn, WAITING, now, most)?,
+    };
+    Ok(count)
 }
 
 /// The body of a live artifact.
@@ -72,9 +96,15 @@ pub async fn get(conn: &mut Conn, kind: Kind, id: &Key, now: Micros) -> Result<O
     Ok(row.map(|(body,)| body))
 }
 
-/// Gives a live artifact another body; false when there is none.
-pub async fn patch(tx: &mut Tx, kind: Kind, id: &Key, body: &str, now: Micros) -> Result<bool, StoreError> {
-    Ok(execute!(tx, PATCH, kind.as_str(), &id[..], body, now)? > 0)
+/// Gives a live artifact another body and another end; false when there is none.
+pub async fn patch(
+    tx: &mut Tx,
+    (kind, id): (Kind, &Key),
+    body: &str,
+    now: Micros,
+    expires_at: Micros,
+) -> Result<bool, StoreError> {
+    Ok(execute!(tx, PATCH, kind.as_str(), &id[..], body, now, expires_at)? > 0)
 }
 
 /// Takes a live artifact away, once: of several that try, one gets its body.

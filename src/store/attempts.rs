@@ -11,14 +11,34 @@ vocabulary! {
     pub enum Kind {
         /// An account, or what would be one, from browsers that it does not know.
         Account = "account",
-        /// A browser that an account knows.
+        /// One of the browsers that an account knows.
         Browser = "browser",
+        /// All browsers that an account knows, beyond what each of them has for itself.
+        Browsers = "browsers",
         /// A network address.
         Address = "address",
     }
 }
 
-/// $3 is now, $4 when a row that is not charged again is forgotten. The tenth attempt makes the next one wait for 30
+/// One count.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Of an account its `sub`.
+    pub id: String,
+    /// What it counts.
+    pub kind: Kind,
+    /// Which of several of that kind, or empty.
+    pub part: String,
+}
+
+impl Bucket {
+    /// The only one of its kind.
+    pub fn new(kind: Kind, id: impl Into<String>) -> Self {
+        Self { id: id.into(), kind, part: String::new() }
+    }
+}
+
+/// $4 is now, $5 when a row that is not charged again is forgotten. The tenth attempt makes the next one wait for 30
 /// seconds, each further one for twice as long, up to an hour; the hundredth is the last.
 macro_rules! delay {
     ($n:literal) => {
@@ -37,49 +57,59 @@ macro_rules! delay {
 
 queries! {
     CHARGE = concat!(
-        "INSERT INTO attempts (kind, id, n, free_at, expires_at) VALUES ($1, $2, 1, $3, $4) \
-         ON CONFLICT (kind, id) DO UPDATE SET \
-         n = CASE WHEN attempts.expires_at <= $3 THEN 1 ELSE attempts.n + 1 END, \
-         free_at = CASE WHEN attempts.expires_at <= $3 THEN $3 ELSE $3 + ", delay!("attempts.n + 1"), " END, \
+        "INSERT INTO attempts (id, kind, part, n, free_at, expires_at) VALUES ($1, $2, $3, 1, $4, $5) \
+         ON CONFLICT (id, kind, part) DO UPDATE SET \
+         n = CASE WHEN attempts.expires_at <= $4 THEN 1 ELSE attempts.n + 1 END, \
+         free_at = CASE WHEN attempts.expires_at <= $4 THEN $4 ELSE $4 + ", delay!("attempts.n + 1"), " END, \
          expires_at = excluded.expires_at \
-         WHERE attempts.expires_at <= $3 OR attempts.n < 100 AND attempts.free_at <= $3 RETURNING n"
+         WHERE attempts.expires_at <= $4 OR attempts.n < 100 AND attempts.free_at <= $4 RETURNING n"
     );
     CHARGE_WINDOW =
-        "INSERT INTO attempts (kind, id, n, free_at, expires_at) VALUES ($1, $2, 1, $3, $4) \
-         ON CONFLICT (kind, id) DO UPDATE SET \
-         n = CASE WHEN attempts.expires_at <= $3 THEN 1 ELSE attempts.n + 1 END, \
-         expires_at = CASE WHEN attempts.expires_at <= $3 THEN excluded.expires_at ELSE attempts.expires_at END \
-         WHERE attempts.expires_at <= $3 OR attempts.n < $5 RETURNING n";
-    GIVE_BACK = "UPDATE attempts SET n = n - 1, free_at = CASE WHEN n <= 10 THEN 0 ELSE free_at END \
-                 WHERE kind = $1 AND id = $2 AND n > 0";
-    CLEAR = "DELETE FROM attempts WHERE kind = $1 AND id = $2";
-    SWEEP = "DELETE FROM attempts WHERE (kind, id) IN \
-             (SELECT kind, id FROM attempts WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+        "INSERT INTO attempts (id, kind, part, n, free_at, expires_at) VALUES ($1, $2, $3, 1, $4, $5) \
+         ON CONFLICT (id, kind, part) DO UPDATE SET \
+         n = CASE WHEN attempts.expires_at <= $4 THEN 1 ELSE attempts.n + 1 END, \
+         expires_at = CASE WHEN attempts.expires_at <= $4 THEN excluded.expires_at ELSE attempts.expires_at END \
+         WHERE attempts.expires_at <= $4 OR attempts.n < $6 RETURNING n";
+    // What counts nothing any more is swept with the next round.
+    GIVE_BACK = "UPDATE attempts SET n = n - 1, free_at = CASE WHEN n <= 10 THEN 0 ELSE free_at END, \
+                 expires_at = CASE WHEN n <= 1 THEN 0 ELSE expires_at END \
+                 WHERE id = $1 AND kind = $2 AND part = $3 AND n > 0";
+    CLEAR = "DELETE FROM attempts WHERE id = $1 AND kind = $2 AND part = $3";
+    CLEAR_ALL = "DELETE FROM attempts WHERE id = $1";
+    SWEEP = "DELETE FROM attempts WHERE (id, kind, part) IN \
+             (SELECT id, kind, part FROM attempts WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 }
 
-/// Charges one attempt to a bucket whose delays grow; it is forgotten `kept` microseconds after the last one. Whether
-/// the attempt may be made.
-pub async fn charge(tx: &mut Tx, kind: Kind, id: &str, kept: Micros) -> Result<bool, StoreError> {
-    let now = tx.now();
-    let row: Option<(i64,)> = fetch!(optional, tx, CHARGE, kind.as_str(), id, now, now + kept)?;
-    Ok(row.is_some())
+/// Charges one attempt to a bucket whose delays grow; it is forgotten `kept` microseconds after the last one. How many
+/// it has now, or `None` when the attempt may not be made.
+pub async fn charge(tx: &mut Tx, bucket: &Bucket, kept: Micros) -> Result<Option<i64>, StoreError> {
+    let (Bucket { id, kind, part }, now) = (bucket, tx.now());
+    let row: Option<(i64,)> = fetch!(optional, tx, CHARGE, id, kind.as_str(), part, now, now + kept)?;
+    Ok(row.map(|(n,)| n))
 }
 
 /// Charges one attempt to a bucket of `most` in `window` microseconds. Whether it may be made.
-pub async fn charge_window(tx: &mut Tx, kind: Kind, id: &str, window: Micros, most: i64) -> Result<bool, StoreError> {
-    let now = tx.now();
-    let row: Option<(i64,)> = fetch!(optional, tx, CHARGE_WINDOW, kind.as_str(), id, now, now + window, most)?;
+pub async fn charge_window(tx: &mut Tx, bucket: &Bucket, window: Micros, most: i64) -> Result<bool, StoreError> {
+    let (Bucket { id, kind, part }, now) = (bucket, tx.now());
+    let row: Option<(i64,)> = fetch!(optional, tx, CHARGE_WINDOW, id, kind.as_str(), part, now, now + window, most)?;
     Ok(row.is_some())
 }
 
-/// Takes an attempt back that was right, or that nobody looked at.
-pub async fn give_back(tx: &mut Tx, kind: Kind, id: &str) -> Result<(), StoreError> {
-    execute!(tx, GIVE_BACK, kind.as_str(), id).map(drop)
+/// Takes an attempt back that was right.
+pub async fn give_back(tx: &mut Tx, bucket: &Bucket) -> Result<(), StoreError> {
+    let Bucket { id, kind, part } = bucket;
+    execute!(tx, GIVE_BACK, id, kind.as_str(), part).map(drop)
 }
 
 /// Forgets a bucket.
-pub async fn clear(tx: &mut Tx, kind: Kind, id: &str) -> Result<(), StoreError> {
-    execute!(tx, CLEAR, kind.as_str(), id).map(drop)
+pub async fn clear(tx: &mut Tx, bucket: &Bucket) -> Result<(), StoreError> {
+    let Bucket { id, kind, part } = bucket;
+    execute!(tx, CLEAR, id, kind.as_str(), part).map(drop)
+}
+
+/// Forgets every bucket of an account: also those of the browsers that it knows.
+pub async fn clear_all(tx: &mut Tx, sub: &str) -> Result<(), StoreError> {
+    execute!(tx, CLEAR_ALL, sub).map(drop)
 }
 
 /// Forgets up to `limit` buckets that count no more.

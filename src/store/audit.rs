@@ -9,7 +9,7 @@ use crate::secret::Id;
 
 queries! {
     ADD = "INSERT INTO audit_events (id, at, kind, actor, object, address, request_id, details) \
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING";
     LATEST = "SELECT at, kind, actor, object, address, request_id, details FROM audit_events ORDER BY at DESC LIMIT $1";
     COUNT = "INSERT INTO usage_counters (hour, event, client_id, outcome, n) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (hour, event, client_id, outcome) DO UPDATE SET n = usage_counters.n + excluded.n";
@@ -38,7 +38,7 @@ pub struct EventRow {
     pub details: String,
 }
 
-/// Writes an event, in the transaction of what it records.
+/// Writes an event, in the transaction of what it records; once, also where its first writing had an unknown end.
 pub async fn add(tx: &mut Tx, id: Id, event: &EventRow) -> Result<(), StoreError> {
     let EventRow { at, kind, actor, object, address, request_id, details } = event;
     execute!(tx, ADD, &id[..], at, kind, actor, object, address, request_id, details).map(drop)

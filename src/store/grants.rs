@@ -33,8 +33,12 @@ queries! {
               AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled)";
     FACTS = "SELECT facts FROM grants WHERE id = $1";
     REVOKE = "UPDATE grants SET revoked_at = $2, expires_at = $2 WHERE id = $1 AND revoked_at IS NULL";
+    REVOKE_OF_CLIENT = "UPDATE grants SET revoked_at = $2, expires_at = $2 WHERE client_id = $1 AND revoked_at IS NULL";
     OF_SESSION = "SELECT id, scope, code_used_at FROM grants WHERE sid = $1 AND revoked_at IS NULL ORDER BY id";
     OF_USER = "SELECT id FROM grants WHERE sub = $1 AND revoked_at IS NULL ORDER BY id";
+    OF_USER_AT = "SELECT id FROM grants WHERE sub = $1 AND client_id = $2 AND revoked_at IS NULL ORDER BY id";
+    STANDING = "SELECT client_id, scope, created_at FROM grants WHERE sub = $1 AND revoked_at IS NULL \
+                AND code_used_at IS NOT NULL AND expires_at > $2 ORDER BY client_id, created_at";
     BEYOND = "SELECT id FROM grants WHERE sub = $1 AND client_id = $2 AND revoked_at IS NULL AND expires_at > $3 \
               ORDER BY created_at DESC, id LIMIT 100 OFFSET $4";
     SWEEP = "DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
@@ -182,6 +186,13 @@ pub async fn revoke(tx: &mut Tx, id: &Id) -> Result<bool, StoreError> {
     Ok(execute!(tx, REVOKE, &id[..], now)? > 0)
 }
 
+/// Takes all grants to a client back. Their access tokens are another matter: of many grants, one row says it for all
+/// (`revocations::Kind::Client`).
+pub async fn revoke_of_client(tx: &mut Tx, client_id: &str) -> Result<(), StoreError> {
+    let now = tx.now();
+    execute!(tx, REVOKE_OF_CLIENT, client_id, now).map(drop)
+}
+
 /// The grants that came of a sign-in and stand: id, scope, and whether the code was used.
 pub async fn of_session(tx: &mut Tx, sid: &str) -> Result<Vec<(Id, String, bool)>, StoreError> {
     let rows: Vec<(Vec<u8>, String, Option<Micros>)> = fetch!(all, tx, OF_SESSION, sid)?;
@@ -194,6 +205,17 @@ pub async fn of_session(tx: &mut Tx, sid: &str) -> Result<Vec<(Id, String, bool)
 pub async fn of_user(tx: &mut Tx, sub: &str) -> Result<Vec<Id>, StoreError> {
     let rows: Vec<(Vec<u8>,)> = fetch!(all, tx, OF_USER, sub)?;
     Ok(rows.into_iter().filter_map(|(id,)| Id::try_from(id).ok()).collect())
+}
+
+/// The grants of a person to a client that stand.
+pub async fn of_user_at(tx: &mut Tx, sub: &str, client_id: &str) -> Result<Vec<Id>, StoreError> {
+    let rows: Vec<(Vec<u8>,)> = fetch!(all, tx, OF_USER_AT, sub, client_id)?;
+    Ok(rows.into_iter().filter_map(|(id,)| Id::try_from(id).ok()).collect())
+}
+
+/// The grants of a person that clients have something of: to whom, the scope, since when.
+pub async fn standing(conn: &mut Conn, sub: &str, now: Micros) -> Result<Vec<(String, String, Micros)>, StoreError> {
+    fetch!(all, conn, STANDING, sub, now)
 }
 
 /// The grants of a person to a client that stand, but for the `keep` newest: at most 100.

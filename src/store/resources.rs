@@ -43,7 +43,7 @@ pub async fn list(conn: &mut Conn) -> Result<(Vec<ResourceRow>, Vec<ScopeRow>), 
     Ok((fetch!(all, conn, LIST)?, fetch!(all, conn, SCOPES)?))
 }
 
-/// Makes or replaces a resource; its scopes follow by [`add_scopes`].
+/// Makes or replaces a resource; its scopes follow by [`add_scope`].
 pub async fn save(tx: &mut Tx, resource: &ResourceRow) -> Result<(), StoreError> {
     let ResourceRow { identifier, settings, managed_by } = resource;
     let now = tx.now();
@@ -52,18 +52,18 @@ pub async fn save(tx: &mut Tx, resource: &ResourceRow) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Takes all scopes from a resource: first from every one that changes, so that a scope can move between two.
+/// Takes all scopes from a resource: from every one that changes before any gets some, so that a scope can move between
+/// two.
 pub async fn drop_scopes(tx: &mut Tx, identifier: &str) -> Result<(), StoreError> {
     execute!(tx, DROP_SCOPES, identifier)?;
     tx.announce(feed::Kind::Resource, identifier);
     Ok(())
 }
 
-/// Gives a resource scopes: (name, description). A scope that another resource owns is a conflict.
-pub async fn add_scopes(tx: &mut Tx, identifier: &str, scopes: &[(String, String)]) -> Result<(), StoreError> {
-    for (name, description) in scopes {
-        execute!(tx, ADD_SCOPE, name, identifier, description)?;
-    }
+/// Gives a resource a scope. One that another resource owns is a conflict. Whoever adds several adds them by name: each
+/// waits for whoever else is adding the same one, and in two orders they would wait for each other.
+pub async fn add_scope(tx: &mut Tx, identifier: &str, name: &str, description: &str) -> Result<(), StoreError> {
+    execute!(tx, ADD_SCOPE, name, identifier, description)?;
     tx.announce(feed::Kind::Resource, identifier);
     Ok(())
 }

@@ -7,23 +7,30 @@ use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 
 queries! {
-    CREATE = "INSERT INTO sessions (id, data, expires_at) VALUES ($1, $2, $3)";
+    CREATE = "INSERT INTO sessions (id, data, expires_at, source) VALUES ($1, $2, $3, $4)";
     SAVE = "UPDATE sessions SET data = $2, expires_at = $3 WHERE id = $1";
     GET = "SELECT data, expires_at FROM sessions WHERE id = $1 AND expires_at > $2";
     DELETE = "DELETE FROM sessions WHERE id = $1";
+    WAITING_OF = "SELECT COUNT(*) FROM \
+                  (SELECT 1 FROM sessions WHERE source = $1 AND expires_at > $2 LIMIT $3) AS waiting";
+    WAITING = "SELECT COUNT(*) FROM \
+               (SELECT 1 FROM sessions WHERE source IS NOT NULL AND expires_at > $1 LIMIT $2) AS waiting";
     SWEEP = "DELETE FROM sessions WHERE id IN \
              (SELECT id FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
     OF_BROWSER = "SELECT s.sid, s.sub, s.auth_time, s.acr, s.amr, s.last_used_at, s.expires_at, u.username \
                   FROM sign_ins s JOIN users u ON u.sub = s.sub \
                   WHERE s.browser = $1 AND s.expires_at > $2 AND s.last_used_at > $3 AND NOT u.disabled \
                   ORDER BY s.last_used_at DESC, s.sid";
+    OF_USER = "SELECT sid, auth_time, last_used_at FROM sign_ins \
+               WHERE sub = $1 AND browser <> $2 AND expires_at > $3 AND last_used_at > $4 \
+               ORDER BY last_used_at DESC, sid LIMIT 100";
     SIGN_IN = "INSERT INTO sign_ins (sid, browser, sub, auth_time, acr, amr, last_used_at, expires_at) \
                VALUES ($1, $2, $3, $4, $5, $6, $4, $7) ON CONFLICT (browser, sub) DO UPDATE SET \
                auth_time = excluded.auth_time, acr = excluded.acr, amr = excluded.amr, \
                last_used_at = excluded.last_used_at, expires_at = excluded.expires_at RETURNING sid";
     TOUCH = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND last_used_at < $2";
     END = "DELETE FROM sign_ins WHERE sid = $1 RETURNING sub";
-    OF_USER = "DELETE FROM sign_ins WHERE sub = $1";
+    END_ALL = "DELETE FROM sign_ins WHERE sub = $1";
     SWEEP_SIGN_INS = "DELETE FROM sign_ins WHERE sid IN (SELECT sid FROM sign_ins \
                       WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING sid";
 }
@@ -52,9 +59,35 @@ pub struct SignInRow {
     pub username: String,
 }
 
-/// Begins a session.
-pub async fn create(tx: &mut Tx, id: &Key, data: &str, expires_at: Micros) -> Result<(), StoreError> {
-    execute!(tx, CREATE, &id[..], data, expires_at).map(drop)
+/// A sign-in at another browser, for the person to see.
+#[derive(Clone, Debug, FromRow)]
+pub struct Elsewhere {
+    /// Which one.
+    pub sid: String,
+    /// When they proved who they are.
+    pub auth_time: Micros,
+    /// When it was last used, to the minute.
+    pub last_used_at: Micros,
+}
+
+/// Begins a session; one of nobody is counted as of `source`.
+pub async fn create(
+    tx: &mut Tx,
+    id: &Key,
+    data: &str,
+    expires_at: Micros,
+    source: Option<&str>,
+) -> Result<(), StoreError> {
+    execute!(tx, CREATE, &id[..], data, expires_at, source).map(drop)
+}
+
+/// How many live sessions of nobody are counted as of `source`, or in all; not more than `most` are counted.
+pub async fn waiting(conn: &mut Conn, source: Option<&str>, now: Micros, most: i64) -> Result<i64, StoreError> {
+    let (count,): (i64,) = match source {
+        Some(source) => fetch!(one, conn, WAITING_OF, source, now, most)?,
+        None => fetch!(one, conn, WAITING, now, most)?,
+    };
+    Ok(count)
 }
 
 /// Keeps what a session has become. One that has ended stays so.
@@ -87,6 +120,16 @@ pub async fn of_browser(
     fetch!(all, conn, OF_BROWSER, browser, now, idle_since)
 }
 
+/// Where `sub` is signed in beside `browser`, the last used first and 100 at most.
+pub async fn of_user(
+    conn: &mut Conn,
+    (sub, browser): (&str, &str),
+    now: Micros,
+    idle_since: Micros,
+) -> Result<Vec<Elsewhere>, StoreError> {
+    fetch!(all, conn, OF_USER, sub, browser, now, idle_since)
+}
+
 /// Signs a person in at `browser`, and gives the `sid`: that of `row`, or the one they have there since before.
 pub async fn sign_in(tx: &mut Tx, browser: &str, row: &SignInRow) -> Result<String, StoreError> {
     let SignInRow { sid, sub, auth_time, acr, amr, expires_at, .. } = row;
@@ -107,7 +150,7 @@ pub async fn end(tx: &mut Tx, sid: &str) -> Result<Option<String>, StoreError> {
 
 /// Ends every sign-in of a person.
 pub async fn end_all(tx: &mut Tx, sub: &str) -> Result<(), StoreError> {
-    execute!(tx, OF_USER, sub).map(drop)
+    execute!(tx, END_ALL, sub).map(drop)
 }
 
 /// Forgets up to `limit` sign-ins that ended before `now`: which.

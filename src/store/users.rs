@@ -6,21 +6,42 @@ use super::conn::{execute, fetch, queries};
 use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 
+/// A person, by what stands behind it.
+macro_rules! select {
+    ($($rest:literal)+) => {
+        concat!(
+            "SELECT sub, username, username_key, profile, password, password_changed_at, password_import, disabled, \
+             managed_by, created_at, updated_at FROM users ",
+            $($rest),+
+        )
+    };
+}
+
+/// How many people one statement finds.
+const MANY: usize = 32;
+
 queries! {
-    FIND = "SELECT sub, username, username_key, profile, password, disabled, managed_by, created_at, updated_at \
-            FROM users WHERE sub = $1";
-    BY_USERNAME = "SELECT sub, username, username_key, profile, password, disabled, managed_by, created_at, updated_at \
-                   FROM users WHERE username_key = $1";
-    LIST = "SELECT sub, username, username_key, profile, password, disabled, managed_by, created_at, updated_at \
-            FROM users ORDER BY username_key, sub";
-    ADD = "INSERT INTO users (sub, username, username_key, profile, password, password_changed_at, disabled, \
-           managed_by, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $8, $6, $7, $8, $8)";
-    SAVE = "UPDATE users SET username = $2, profile = $3, disabled = $4, managed_by = $5, updated_at = $6 WHERE sub = $1";
-    SET_PASSWORD = "UPDATE users SET password = $2, password_changed_at = $3, updated_at = $3 WHERE sub = $1";
+    FIND = select!("WHERE sub = $1");
+    BY_USERNAME = select!("WHERE username_key = $1");
+    BY_USERNAMES = select!(
+        "WHERE username_key IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+         $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)"
+    );
+    LIST = select!("ORDER BY username_key, sub");
+    OF_MAKER = select!("WHERE managed_by = $1 AND sub > $2 ORDER BY sub LIMIT $3");
+    ADD = "INSERT INTO users (sub, username, username_key, profile, password, password_changed_at, password_import, \
+           disabled, managed_by, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $9, $6, $7, $8, $9, $9)";
+    // Where they are as they were read.
+    SAVE = "UPDATE users SET username = $2, profile = $3, disabled = $4, managed_by = $5, updated_at = $6 \
+            WHERE sub = $1 AND updated_at = $7";
+    SET_PASSWORD = "UPDATE users SET password = $2, password_import = $3, password_changed_at = $4, updated_at = $4 \
+                    WHERE sub = $1";
+    REHASH = "UPDATE users SET password = $3 WHERE sub = $1 AND password = $2";
     // Takes the row's lock: who changes the password or switches the person off comes before or after, not between.
-    STANDS = "UPDATE users SET updated_at = updated_at WHERE sub = $1 AND password = $2 AND NOT disabled";
+    STANDS = "UPDATE users SET updated_at = updated_at WHERE sub = $1 AND password = $2 AND NOT disabled \
+              RETURNING COALESCE(password_changed_at, 0)";
     SET_DISABLED = "UPDATE users SET disabled = $2, updated_at = $3 WHERE sub = $1 AND disabled <> $2";
-    DELETE = "DELETE FROM users WHERE sub = $1";
+    DELETE = "DELETE FROM users WHERE sub = $1 AND updated_at = $2";
 }
 
 /// A person as they are kept. It has no `Debug`: it holds the hash of a password.
@@ -36,6 +57,10 @@ pub struct UserRow {
     pub profile: String,
     /// Argon2id, as a PHC string; a person without one cannot sign in by password.
     pub password: Option<String>,
+    /// When they got it.
+    pub password_changed_at: Option<Micros>,
+    /// SHA-256 of the PHC string that it was imported as, as base64url; `None` where it was not.
+    pub password_import: Option<String>,
     /// Whether they are switched off.
     pub disabled: bool,
     /// A word of `ManagedBy`.
@@ -56,29 +81,61 @@ pub async fn by_username(conn: &mut Conn, username_key: &str) -> Result<Option<U
     fetch!(optional, conn, BY_USERNAME, username_key)
 }
 
+/// Those people whose usernames, as they are compared, are among `keys`.
+pub async fn by_usernames(conn: &mut Conn, keys: &[String]) -> Result<Vec<UserRow>, StoreError> {
+    let mut found = Vec::new();
+    for chunk in keys.chunks(MANY) {
+        let Some(last) = chunk.last() else { continue };
+        // A short chunk is filled up with its own last one.
+        let keys = chunk.iter().chain(std::iter::repeat(last)).take(MANY);
+        let rows: Vec<UserRow> = match conn.on() {
+            super::conn::On::Sqlite(conn) => {
+                keys.fold(sqlx::query_as(BY_USERNAMES), sqlx::query::QueryAs::bind).fetch_all(conn).await
+            }
+            super::conn::On::Postgres(conn) => {
+                keys.fold(sqlx::query_as(BY_USERNAMES), sqlx::query::QueryAs::bind).fetch_all(conn).await
+            }
+        }?;
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
 /// All people, by username.
 pub async fn list(conn: &mut Conn) -> Result<Vec<UserRow>, StoreError> {
     fetch!(all, conn, LIST)
 }
 
+/// The next `limit` people behind the subject `after` (at first: empty) whom `managed_by` made.
+pub async fn of_maker(conn: &mut Conn, managed_by: &str, after: &str, limit: i64) -> Result<Vec<UserRow>, StoreError> {
+    fetch!(all, conn, OF_MAKER, managed_by, after, limit)
+}
+
 /// Makes a person; a username that another one has is a conflict.
 pub async fn add(tx: &mut Tx, user: &UserRow) -> Result<(), StoreError> {
-    let UserRow { sub, username, username_key, profile, password, disabled, managed_by, .. } = user;
+    let UserRow { sub, username, username_key, profile, password, password_import, disabled, managed_by, .. } = user;
     let now = tx.now();
-    execute!(tx, ADD, sub, username, username_key, profile, password, *disabled, managed_by, now).map(drop)
+    execute!(tx, ADD, sub, username, username_key, profile, password, password_import, *disabled, managed_by, now)
+        .map(drop)
 }
 
-/// Replaces everything of a person but the password and the username's compared form.
-pub async fn save(tx: &mut Tx, user: &UserRow) -> Result<(), StoreError> {
-    let UserRow { sub, username, profile, disabled, managed_by, .. } = user;
+/// Replaces everything of a person but the password and the username's compared form, if they are still as `user` was
+/// read (by `updated_at`): false when somebody has changed them since.
+pub async fn save(tx: &mut Tx, user: &UserRow) -> Result<bool, StoreError> {
+    let UserRow { sub, username, profile, disabled, managed_by, updated_at, .. } = user;
     let now = tx.now();
-    execute!(tx, SAVE, sub, username, profile, *disabled, managed_by, now).map(drop)
+    Ok(execute!(tx, SAVE, sub, username, profile, *disabled, managed_by, now, updated_at)? == 1)
 }
 
-/// Gives a person another password, as a PHC string.
-pub async fn set_password(tx: &mut Tx, sub: &str, phc: &str) -> Result<(), StoreError> {
+/// Gives a person another password, as a PHC string; `import` is what [`UserRow::password_import`] says of it.
+pub async fn set_password(tx: &mut Tx, sub: &str, phc: &str, import: Option<&str>) -> Result<(), StoreError> {
     let now = tx.now();
-    execute!(tx, SET_PASSWORD, sub, phc, now).map(drop)
+    execute!(tx, SET_PASSWORD, sub, phc, import, now).map(drop)
+}
+
+/// Hashes the password of a person anew, if `old` is its hash still: it is the same password.
+pub async fn rehash(tx: &mut Tx, sub: &str, old: &str, new: &str) -> Result<(), StoreError> {
+    execute!(tx, REHASH, sub, old, new).map(drop)
 }
 
 /// Switches a person off or on. Whether that was new.
@@ -87,12 +144,14 @@ pub async fn set_disabled(tx: &mut Tx, sub: &str, disabled: bool) -> Result<bool
     execute!(tx, SET_DISABLED, sub, disabled, now).map(|rows| rows > 0)
 }
 
-/// Removes a person with all they have.
-pub async fn delete(tx: &mut Tx, sub: &str) -> Result<(), StoreError> {
-    execute!(tx, DELETE, sub).map(drop)
+/// Removes a person with all they have, if they have not been changed since `updated_at`: false when they have.
+pub async fn delete(tx: &mut Tx, sub: &str, updated_at: Micros) -> Result<bool, StoreError> {
+    Ok(execute!(tx, DELETE, sub, updated_at)? == 1)
 }
 
-/// Whether the person is on and has this password (its hash) still; until the transaction ends it stays so.
-pub async fn stands(tx: &mut Tx, sub: &str, hash: &str) -> Result<bool, StoreError> {
-    Ok(execute!(tx, STANDS, sub, hash)? == 1)
+/// If the person is on and has this password (its hash) still, since when they have it; until the transaction ends it
+/// stays so.
+pub async fn stands(tx: &mut Tx, sub: &str, hash: &str) -> Result<Option<Micros>, StoreError> {
+    let row: Option<(Micros,)> = fetch!(optional, tx, STANDS, sub, hash)?;
+    Ok(row.map(|(since,)| since))
 }

@@ -4,6 +4,7 @@ pub mod known;
 pub mod password;
 pub mod prove;
 pub mod throttle;
+mod username;
 
 use std::sync::Arc;
 
@@ -12,11 +13,14 @@ use serde_json::{Map, Value};
 
 use crate::audit::{self, Actor, Event};
 use crate::checks::{Invalid, check_text};
+use crate::claims;
 use crate::secret::random;
 use crate::session;
 use crate::store::users::{self, UserRow};
 use crate::store::{Db, StoreError, Tx, from_row};
 use crate::wire::ManagedBy;
+
+pub use username::{InvalidUsername, username_key};
 
 /// What is known of a person, as claims (OpenID Connect Core §5.1) and groups.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,35 +53,8 @@ const URLS: &[&str] = &["profile", "picture", "website"];
 const BOOLEANS: &[&str] = &["email_verified", "phone_number_verified"];
 /// OpenID Connect Core §5.1.1.
 const ADDRESS: &[&str] = &["formatted", "street_address", "locality", "region", "postal_code", "country"];
-/// What tokens say of themselves; a claim of that name would lie.
-const RESERVED: &[&str] = &[
-    "sub",
-    "iss",
-    "aud",
-    "exp",
-    "iat",
-    "nbf",
-    "jti",
-    "azp",
-    "acr",
-    "amr",
-    "auth_time",
-    "nonce",
-    "at_hash",
-    "c_hash",
-    "s_hash",
-    "sid",
-    "cnf",
-    "act",
-    "may_act",
-    "client_id",
-    "scope",
-    "events",
-    "typ",
-    "updated_at",
-    "groups",
-    "authorization_details",
-];
+/// Said of every person by the server itself, or a field of its own.
+const RESERVED: &[&str] = &["updated_at", "groups"];
 /// A profile goes into tokens and answers: this is the most of it, as JSON.
 const MOST_BYTES: usize = 16 * 1024;
 
@@ -91,6 +68,12 @@ impl Profile {
             wrong.push(Invalid::new("claims", format!("take {MOST_BYTES} bytes at most, as JSON")));
         }
         wrong
+    }
+
+    /// What others try first as a password of this person, beside well-known words.
+    pub fn own_words(&self, username: &str) -> Vec<String> {
+        let claims = ["name", "email", "given_name", "family_name"];
+        claims.iter().filter_map(|claim| self.text(claim)).chain([username]).map(str::to_owned).collect()
     }
 
     /// The claim of this name, if it is a text.
@@ -107,7 +90,7 @@ pub fn is_standard(claim: &str) -> bool {
 fn check_claim(name: &str, value: &Value) -> Result<(), Invalid> {
     let invalid = |text: &str| Err(Invalid::new("claims", format!("{name:?} {text}")));
     let is_line = |value: &Value| value.as_str().is_some_and(|text| check_text("claims", text).is_ok());
-    if RESERVED.contains(&name) {
+    if claims::is_of_tokens(name) || RESERVED.contains(&name) {
         return invalid("is what tokens say of themselves, no claim of a person");
     }
     if !(1..=64).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
@@ -149,31 +132,6 @@ fn is_email(text: &str) -> bool {
 
 fn is_web_url(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http")) && text.len() <= 2048
-}
-
-/// A username that cannot be one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("takes 1 to 128 visible characters without spaces")]
-pub struct InvalidUsername;
-
-/// What of a username is compared: without spaces around it, in lower case. Two usernames that differ in nothing else
-/// are one.
-///
-/// # Errors
-/// What is no username: empty, over 128 characters, or with spaces, control characters, or characters that are not
-/// seen or turn the writing around.
-pub fn username_key(username: &str) -> Result<String, InvalidUsername> {
-    let username = username.trim();
-    let hidden = |c: char| {
-        c.is_whitespace()
-            || c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
-    };
-    if !(1..=128).contains(&username.chars().count()) || username.chars().any(hidden) {
-        return Err(InvalidUsername);
-    }
-    Ok(username.to_lowercase())
 }
 
 /// A person as requests meet them.
@@ -243,28 +201,61 @@ pub async fn set_disabled(tx: &mut Tx, actor: &Actor, sub: &str, disabled: bool)
     Ok(new)
 }
 
-/// Gives a person another password. Whoever knew the old one is signed out everywhere.
+/// Gives a person another password. Whoever knew the old one is signed out everywhere, no browser is known any more, and
+/// wrong attempts at it are forgotten.
 ///
 /// # Errors
 /// When the database cannot.
 pub async fn set_password(tx: &mut Tx, actor: &Actor, sub: &str, phc: &str) -> Result<(), StoreError> {
-    users::set_password(tx, sub, phc).await?;
+    replace_password(tx, actor, sub, (phc, None)).await
+}
+
+/// The same with a PHC string of elsewhere, which the hasher accepts. By it the password is known again when it was
+/// hashed anew.
+///
+/// # Errors
+/// When the database cannot.
+pub async fn import_password(tx: &mut Tx, actor: &Actor, sub: &str, phc: &str) -> Result<(), StoreError> {
+    let import = password::import(phc);
+    replace_password(tx, actor, sub, (phc, Some(&import))).await
+}
+
+async fn replace_password(
+    tx: &mut Tx,
+    actor: &Actor,
+    sub: &str,
+    (phc, import): (&str, Option<&str>),
+) -> Result<(), StoreError> {
+    users::set_password(tx, sub, phc, import).await?;
+    throttle::forget(tx, sub).await?;
     audit::record(tx, actor, sub, &Event::PasswordSet).await?;
     session::end_all(tx, actor, sub).await
+}
+
+/// Gives a person the password that they chose themselves, while the one that they proved (its hash) stands: else
+/// false, and nothing changes. Everybody who knew that one is signed out, here too; the caller signs the person in anew.
+///
+/// # Errors
+/// When the database cannot.
+pub async fn change_password(
+    tx: &mut Tx,
+    actor: &Actor,
+    sub: &str,
+    (present, new): (&str, &str),
+) -> Result<bool, StoreError> {
+    if users::stands(tx, sub, present).await?.is_none() {
+        return Ok(false);
+    }
+    users::set_password(tx, sub, new, None).await?;
+    throttle::forget(tx, sub).await?;
+    audit::record(tx, actor, sub, &Event::PasswordChanged).await?;
+    session::end_all(tx, actor, sub).await?;
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn usernames_compare_without_case_and_outer_spaces() {
-        assert_eq!(username_key(" Ada@Example.com ").unwrap(), "ada@example.com");
-        assert_eq!(username_key("ÅSA").unwrap(), "åsa");
-        for bad in ["", " ", "a b", "a\u{0}", "a\u{202e}b", "a\u{200b}", "a\nb", &"x".repeat(129)] {
-            assert_eq!(username_key(bad), Err(InvalidUsername), "{bad:?}");
-        }
-    }
 
     #[test]
     fn oidc_core_5_1_standard_claims_have_their_types() {
@@ -282,6 +273,7 @@ mod tests {
             r#"{"address": {"planet": "Earth"}}"#,
             r#"{"picture": "javascript:alert(1)"}"#,
             r#"{"sub": "x"}"#,
+            r#"{"active": true}"#,
             r#"{"updated_at": 1}"#,
             r#"{"groups": [""]}"#,
             r#"{"badge": null}"#,

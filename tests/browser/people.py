@@ -5,6 +5,7 @@ application with a scheme of its own. Screenshots of each page, light and dark, 
 $SEALWRIGHT_TEST_SCREENSHOTS; axe-core (from $SEALWRIGHT_TEST_NODE) finds nothing to complain of on any of them.
 """
 
+import base64
 import contextlib
 import http.server
 import os
@@ -25,14 +26,16 @@ from sealwright import Checks, Sealwright, equal, free_port  # noqa: E402
 
 SCREENSHOTS = Path(os.environ.get("SEALWRIGHT_TEST_SCREENSHOTS") or "target/screenshots")
 AXE = Path(os.environ["SEALWRIGHT_TEST_NODE"]) / "node_modules/axe-core/axe.min.js"
-PEOPLE = {"ada": "ada rows 9 gulls home", "bob": "bob mends 4 lamps nightly"}
+PEOPLE = {
+    "ada": "ada rows 9 gulls home", "bob": "bob mends 4 lamps nightly", "eve": "eve carves 7 spoons slowly",
+}
 CUSTOM = "com.example.app:/cb"
 # RFC 7636, Appendix B: nobody redeems these codes.
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
 
 def apply_file(port):
-    """Two people, a web application at `port`, and a native one."""
+    """People, a web application at `port`, and a native one."""
     users = "".join(
         f'[[user]]\nusername = "{name}"\npassword = "{password}"\nname = "{name.title()}"\n'
         for name, password in PEOPLE.items()
@@ -60,7 +63,17 @@ scope = "openid profile"
 
 
 class Client(http.server.BaseHTTPRequestHandler):
-    """The client's page: it shows that it was reached, and the browser's address tells the answer."""
+    """The client's page: it shows that it was reached, and the browser's address tells the answer, or what was posted."""
+
+    # What forms brought, by state.
+    posted = {}
+
+    def do_POST(self):  # pylint: disable=invalid-name
+        """The form of form_post."""
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        form = dict(urllib.parse.parse_qsl(body))
+        Client.posted[form.get("state")] = (self.path, self.headers["Origin"], form)
+        self.do_GET()
 
     def do_GET(self):  # pylint: disable=invalid-name
         """Any page."""
@@ -184,7 +197,12 @@ class Visit:
                 self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
                     "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False,
                 })
-                self.driver.save_screenshot(str(SCREENSHOTS / f"{name}-{scheme}-{width}.png"))
+                size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+                shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {
+                    "captureBeyondViewport": True,
+                    "clip": {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1},
+                })
+                (SCREENSHOTS / f"{name}-{scheme}-{width}.png").write_bytes(base64.b64decode(shot["data"]))
                 if self.scripts:
                     self.complain(f"{name}, {scheme}, {width}")
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -256,6 +274,12 @@ def flows(checks, server, port, scripts):
         visit.driver.get(server.url("/account"))
         visit.wait("both are there", lambda: len(visit.driver.find_elements(By.NAME, "account")) == 2)
         visit.look(f"account{kind}")
+        visit.driver.get(server.url("/logout"))
+        visit.find("submit")
+        visit.look(f"logout-several{kind}")
+        visit.driver.find_element(By.XPATH, "//button[normalize-space()='Sign out ada']").click()
+        visit.wait("no word of who stays", lambda: "Still signed in at this browser: bob" in visit.driver.page_source)
+        visit.look(f"signed-out-one{kind}")
 
     with flow("signs_out") as visit:
         visit.driver.get(visit.url(prompt="consent"))
@@ -272,6 +296,73 @@ def flows(checks, server, port, scripts):
         visit.look(f"signed-out{kind}")
         visit.driver.get(visit.url(prompt="none"))
         equal(visit.answer().get("error"), "login_required")
+
+    with flow("an_answer_by_form_to_another_origin") as visit:
+        state = secrets.token_hex(8)
+        visit.driver.get(visit.url(response_mode="form_post", prompt="consent", state=state))
+        visit.sign_in("ada")
+        visit.press("approve")
+        if not scripts:
+            visit.wait("no button to go on with", lambda: "Back to the application" in visit.driver.title)
+            visit.look(f"form-post{kind}")
+            visit.press("submit")
+        visit.wait("never posted", lambda: state in Client.posted)
+        path, _, form = Client.posted[state]
+        equal((path, bool(form.get("code")), form.get("iss"), sorted(form)), ("/cb", True, server.issuer, ["code", "iss", "state"]))
+        visit.find("client")
+        equal(visit.driver.current_url, f"{visit.origin}/cb")
+        equal(visit.blocked(), [])
+
+    with flow("takes_back_what_was_granted_and_changes_the_password") as visit, chromium(scripts) as other:
+        there = Visit(other, server, port, scripts)
+        there.driver.get(server.url("/login"))
+        there.sign_in("eve")
+        there.wait("not signed in", lambda: there.has("change-password"))
+        visit.driver.get(visit.url(prompt="consent", scope="openid profile email offline_access"))
+        visit.sign_in("eve")
+        visit.press("approve")
+        visit.answer()
+        visit.driver.get(server.url("/account"))
+        visit.wait("what was granted is not there", lambda: visit.driver.find_elements(By.NAME, "client"))
+        visit.look(f"account-granted{kind}")
+        visit.driver.find_element(By.NAME, "client").click()
+        visit.wait("not taken back", lambda: visit.has("done") and not visit.driver.find_elements(By.NAME, "client"))
+        visit.look(f"account-done{kind}")
+        # That one, and any of a flow before.
+        while visit.driver.find_elements(By.NAME, "session"):
+            visit.driver.find_element(By.NAME, "session").click()
+            visit.wait("no word of it", lambda: visit.has("done"))
+        equal("There is no other." in visit.driver.page_source, True)
+        there.driver.get(server.url("/account"))
+        there.find("password")
+        visit.press("change-password")
+        visit.find("new_password")
+        visit.look(f"password{kind}")
+        new = f"{secrets.token_hex(8)} otter basil trumpet"
+        for present, text in (("not the right one at all", new), (PEOPLE["eve"], "short"), (PEOPLE["eve"], new)):
+            for field, typed in (("password", present), ("new_password", text), ("new_password_again", text)):
+                visit.find(field).clear()
+                visit.find(field).send_keys(typed)
+            visit.press("submit")
+            if text == "short":
+                visit.wait("no word of the length", lambda: "needs 15 characters" in visit.driver.page_source)
+                visit.look(f"password-wrong{kind}")
+            elif present != PEOPLE["eve"]:
+                visit.wait("no word of the wrong one", lambda: visit.has("error"))
+        visit.wait("not changed", lambda: "The password is changed." in visit.driver.page_source)
+        PEOPLE["eve"] = new
+        visit.driver.get(visit.url(prompt="login consent"))
+        visit.sign_in("eve")
+        visit.find("approve")
+
+    with flow("comes_by_the_name_alone") as visit:
+        visit.driver.get(server.url("/"))
+        visit.look(f"front{kind}")
+        visit.press("account")
+        visit.find("password")
+        visit.driver.get(server.url("/nowhere"))
+        visit.wait("no page that says so", lambda: "There is no such page" in visit.driver.title)
+        visit.look(f"nowhere{kind}")
 
     with flow("two_tabs_at_once") as visit:
         driver = visit.driver

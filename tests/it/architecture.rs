@@ -29,6 +29,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
             "resources",
             "session",
             "users",
+            "visitors",
         ],
     ),
     ("edge", &["http", "pages"]),

@@ -65,6 +65,20 @@ impl Browser {
         Self { http, url, origin, follows: true, cookies: BTreeMap::new(), address: None }
     }
 
+    /// The same, of a server whose pages are an issuer's.
+    pub fn of(url: &str, issuer: &str) -> Self {
+        let origin = Url::parse(issuer).unwrap().origin().ascii_serialization();
+        Self { origin, follows: false, ..Self::at(url) }
+    }
+
+    /// Posts a form as a page of ours does; `None` when the server is gone before it has answered.
+    pub async fn try_post(&self, to: &str, form: &[(&str, &str)]) -> Option<u16> {
+        let (_, request) = self.posting(to, form, &[("origin", &self.origin), ("sec-fetch-site", "same-origin")]);
+        let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let answer = request.header(COOKIE, pairs.join("; ")).send().await.ok()?;
+        Some(answer.status().as_u16())
+    }
+
     /// GETs an address, whole or from `/` on, as from a link of somebody else's page.
     pub async fn get(&mut self, to: &str) -> Page {
         let url = self.address_of(to);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 use crate::process::{Process, Said, clean, command, port, run};
 use crate::support::{Engine, INTROSPECT, Place, REVOKE};
@@ -179,6 +180,14 @@ async fn a_restart_keeps_data_and_secrets() {
     server.token(credentials(&anew, "client")).await;
     let answer = server.post(REVOKE, Some(client), &[("token", "x")]).await;
     assert_eq!(answer.status, 401, "{}", answer.text);
+    // The demo person was made once and got another password once, as the audit trail says.
+    let database = format!("sqlite:{}", folder.path().join("sealwright-dev/sealwright.db").display());
+    let mut conn = sqlx::SqliteConnection::connect(&database).await.unwrap();
+    let sql = "SELECT COUNT(*) FROM audit_events a JOIN users u ON u.sub = a.object WHERE a.kind = $1";
+    for kind in ["user.saved", "password.set"] {
+        let count: i64 = sqlx::query_scalar(sql).bind(kind).fetch_one(&mut conn).await.unwrap();
+        assert_eq!(count, 1, "{kind}");
+    }
 }
 
 /// A second one beside it would be talked to by nobody, and must not take over dev.json.

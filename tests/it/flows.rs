@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use sealwright::clients::Client;
 use sealwright::consents;
 use sealwright::cx::Cx;
 use sealwright::flow::{self, Asked, Decision, FlowId};
@@ -30,8 +31,8 @@ email = "bob@example.com"
 name = "Bob"
 "#;
 
-const ALICE: (&str, &str) = ("alice", "lantern gravel tuba omelette");
-const BOB: (&str, &str) = ("bob", "lantern gravel tuba omelette");
+pub const ALICE: (&str, &str) = ("alice", "lantern gravel tuba omelette");
+pub const BOB: (&str, &str) = ("bob", "lantern gravel tuba omelette");
 
 /// A server with the clients of the authorization tests and two people.
 pub async fn with_people(engine: Engine) -> Server {
@@ -49,6 +50,15 @@ fn asked(scope: &str, resources: &[&str]) -> Asked {
     asked.scope = scope.parse().unwrap();
     asked.resources = resources.iter().map(|resource| (*resource).to_owned()).collect();
     asked
+}
+
+/// Somebody agrees in a flow of their own.
+async fn agree(cx: &Cx<'_>, client: &Client, asked: &Asked) {
+    let browser = SessionBrowser("ours".into());
+    let id = flow::begin(cx, &browser, asked.clone(), None).await.unwrap();
+    let flow = flow::find(cx, &browser, &id).await.unwrap().unwrap();
+    assert!(consents::agree(cx, client, (&id, &flow), SUB).await.unwrap());
+    assert_eq!(flow::find(cx, &browser, &id).await.unwrap().unwrap().decision, Some(Decision::Approved));
 }
 
 async fn somebody(server: &Server) {
@@ -100,16 +110,24 @@ both! {
         }
     }
 
-    async fn a_flow_is_over_after_an_hour(engine) {
+    async fn a_flow_is_over_after_a_quarter_of_an_hour_or_with_somebody_after_an_hour(engine) {
         let server = server(engine).await;
         let browser = SessionBrowser("ours".into());
         let mut cx = cx(&server);
         let id = flow::begin(&cx, &browser, asked("openid", &[]), None).await.unwrap();
         let flow = flow::find(&cx, &browser, &id).await.unwrap().unwrap();
-        cx.now += flow::LIFETIME;
+        let mut chosen = flow::find(&cx, &browser, &id).await.unwrap().unwrap();
+        let other = flow::begin(&cx, &browser, asked("openid", &[]), None).await.unwrap();
+        chosen.choose("sid".into());
+        assert!(flow::keep(&cx, &other, &chosen).await.unwrap());
+        cx.now += flow::WAITING;
         assert_eq!(flow::find(&cx, &browser, &id).await.unwrap(), None);
         assert!(!flow::keep(&cx, &id, &flow).await.unwrap());
         assert!(!flow::end(&cx, &id).await.unwrap());
+        cx.now += flow::LIFETIME - flow::WAITING - 1;
+        assert!(flow::find(&cx, &browser, &other).await.unwrap().is_some());
+        cx.now += 1;
+        assert_eq!(flow::find(&cx, &browser, &other).await.unwrap(), None);
     }
 
     async fn t155_what_was_agreed_to_is_not_asked_again_and_no_more_than_that(engine) {
@@ -123,7 +141,7 @@ both! {
         let needed = async |asked: &Asked| consents::is_needed(&cx, &web, asked, SUB).await.unwrap();
         let read = asked("openid orders:read", &[api, &userinfo]);
         assert!(needed(&read).await);
-        consents::remember(&cx, &web, &read, SUB).await.unwrap();
+        agree(&cx, &web, &read).await;
         assert!(!needed(&read).await);
         assert!(!needed(&asked("openid", &[&userinfo])).await);
         assert!(!needed(&asked("orders:read", &[api])).await);
@@ -140,7 +158,7 @@ both! {
         assert!(needed(&by_name).await);
         // Beside what was agreed to before.
         let write = asked("orders:write", &[api]);
-        consents::remember(&cx, &web, &write, SUB).await.unwrap();
+        agree(&cx, &web, &write).await;
         assert!(!needed(&asked("openid orders:read orders:write", &[api, &userinfo])).await);
         assert!(consents::is_needed(&cx, &web, &read, "somebody else").await.unwrap());
         let native = client("native").await;
@@ -152,6 +170,20 @@ both! {
         assert!(consents::is_needed(&cx, &unverified, &read, SUB).await.unwrap(), "nobody vouches for it: always");
     }
 
+    async fn what_is_agreed_to_in_a_flow_that_has_ended_is_not_kept(engine) {
+        let server = server(engine).await;
+        somebody(&server).await;
+        let (cx, browser) = (cx(&server), SessionBrowser("ours".into()));
+        let web = server.services.clients.get("web").await.unwrap().unwrap();
+        let read = asked("orders:read", &["https://api.example.com"]);
+        let id = flow::begin(&cx, &browser, read.clone(), None).await.unwrap();
+        let flow = flow::find(&cx, &browser, &id).await.unwrap().unwrap();
+        assert!(flow::end(&cx, &id).await.unwrap());
+        assert!(!consents::agree(&cx, &web, (&id, &flow), SUB).await.unwrap());
+        assert!(consents::is_needed(&cx, &web, &read, SUB).await.unwrap());
+        assert_eq!(server.place.number("SELECT COUNT(*) FROM audit_events WHERE kind = 'consent.given'").await, 0);
+    }
+
     async fn t155_a_client_that_became_another_is_asked_for_again(engine) {
         let server = server(engine).await;
         somebody(&server).await;
@@ -159,12 +191,12 @@ both! {
         let api = "https://api.example.com";
         let (read, write) = (asked("orders:read", &[api]), asked("orders:write", &[api]));
         let web = server.services.clients.get("web").await.unwrap().unwrap();
-        consents::remember(&cx, &web, &read, SUB).await.unwrap();
+        agree(&cx, &web, &read).await;
         server.apply(&crate::authorize::CLIENTS.replace("Web shop", "Other shop")).await;
         let web = server.services.clients.get("web").await.unwrap().unwrap();
         assert!(consents::is_needed(&cx, &web, &read, SUB).await.unwrap());
         // What was agreed to with the other one does not come back with the next yes.
-        consents::remember(&cx, &web, &write, SUB).await.unwrap();
+        agree(&cx, &web, &write).await;
         assert!(!consents::is_needed(&cx, &web, &write, SUB).await.unwrap());
         assert!(consents::is_needed(&cx, &web, &read, SUB).await.unwrap());
         let first_party = crate::authorize::CLIENTS.replace("[\"https://api.example.com\"]\n", "[\"https://api.example.com\"]\nskip_consent = true\n");
@@ -337,6 +369,21 @@ both! {
         assert!(!page.text.contains("See your phone number"));
         assert_code(&server, &browser.press(&page, "approve", &[]).await.redirected());
         assert_code(&server, &browser.authorize(&request(&[("claims", claims)])).await.redirected());
+    }
+
+    /// Who is signed in beside the one who is used is not kept by that.
+    async fn only_who_is_used_stays_signed_in(engine) {
+        let server = with_people(engine).await;
+        let mut browser = signed_in(&server, ALICE).await;
+        let login = browser.get("/login").await;
+        browser.fill_in(&login, BOB).await;
+        for _ in 0..3 {
+            server.clock.advance(std::time::Duration::from_mins(12));
+            let page = browser.authorize(&request(&[("login_hint", "alice")])).await;
+            assert_code(&server, &page.redirected());
+        }
+        let page = browser.get("/account").await;
+        assert!(page.text.contains("alice") && !page.text.contains("bob"), "{}", page.text);
     }
 
     async fn accounts_are_chosen_where_the_client_asks_for_it(engine) {

@@ -74,6 +74,25 @@ both! {
         until("stamped", async || last_used(&server).await >= used + 60 * SECOND).await;
     }
 
+    /// What the database does not take waits for it, and is written once: failed sign-ins, too.
+    async fn failed_sign_ins_outlast_a_database_that_does_not_take_them(engine) {
+        let server = crate::login::with_people(engine).await;
+        let count = async || server.place.number("SELECT COUNT(*) FROM audit_events WHERE kind = 'sign_in.failed'").await;
+        server.place.run("ALTER TABLE audit_events RENAME TO away").await;
+        for _ in 0..3 {
+            let page = crate::browser::Browser::stepwise(&server).sign_in("Ada", "wrong and wrong and wrong").await;
+            assert_eq!(page.status, 403);
+        }
+        for _ in 0..2 {
+            until("refused", async || server.services.audit.flush(&server.services.db).await.is_err()).await;
+        }
+        server.place.run("ALTER TABLE away RENAME TO audit_events").await;
+        until("written", async || count().await == 3).await;
+        server.services.audit.flush(&server.services.db).await.unwrap();
+        assert_eq!(count().await, 3);
+        server.stop().await;
+    }
+
     async fn what_was_counted_when_a_server_stops_is_written(engine) {
         let (server, _) = Server::example(engine).await;
         for _ in 0..3 {

@@ -1,6 +1,8 @@
 //! What the real program says about what it is told: its log at TRACE, its metrics, its audit trail, its files and its
 //! refusals hold no secret (T-174, F-28), and one event is one line (T-175).
 
+mod people;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};

@@ -285,7 +285,10 @@ both! {
         server.apply(&off).await;
         assert_eq!(browser.get("/account").await.status, 303);
         assert_eq!(browser.sign_in("Ada", PASSWORD).await.status, 403);
+        // A file that is silent leaves it so: a command may have switched them off.
         server.apply(PEOPLE).await;
+        assert_eq!(browser.sign_in("Ada", PASSWORD).await.status, 403);
+        server.apply(&off.replacen("disabled = true", "disabled = false", 1)).await;
         assert_eq!(browser.get("/account").await.status, 303);
         assert_eq!(browser.sign_in("Ada", PASSWORD).await.status, 303);
         server.apply(&PEOPLE.replacen(PASSWORD, "another lantern gravel tuba", 1)).await;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::browser::{Browser, Page};
 use crate::people::{ADA, BOB, PEOPLE, authorization_url, tokens};
-use crate::support::{Server, both, encode};
+use crate::support::{Engine, Server, both, encode};
 
 const BYE: &str = "https://shop.example.com/bye";
 
@@ -71,6 +71,10 @@ both! {
             let page = ada.get(&url(&server, &parameters)).await;
             assert_page(&page, 200);
             assert!(page.text.contains("Web shop") && page.has("submit"), "{}", page.text);
+            // Whom the hint means, if they are here; and who is, in any case.
+            let means = hint == Some(id_token(&same_person));
+            let asks = if means { "Web shop asks to sign out ada here." } else { "Web shop asks to sign you out here." };
+            assert!(page.text.contains(asks) && page.text.contains("You are signed in as ada."), "{hint:?}: {}", page.text);
             assert!(is_signed_in(&server, &mut ada).await, "{hint:?}");
         }
         assert!(is_signed_in(&server, &mut bob).await && is_signed_in(&server, &mut elsewhere).await);
@@ -79,6 +83,61 @@ both! {
         assert_eq!(page.away, Some(format!("{BYE}?state=s")));
         assert!(!is_signed_in(&server, &mut ada).await);
         assert!(is_signed_in(&server, &mut elsewhere).await);
+    }
+
+    async fn of_several_people_one_is_signed_out_or_all(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(PEOPLE).await;
+        let mut elsewhere = Browser::new(&server);
+        let hint = tokens(&server, &mut elsewhere, BOB, "openid").await;
+        for (hinted, pressed, stay) in [(false, "submit", &[][..]), (true, "submit", &["ada"]), (true, "all", &[]), (false, "bob", &["ada"])] {
+            let mut browser = Browser::new(&server);
+            browser.sign_in(ADA.0, ADA.1).await;
+            browser.sign_in(BOB.0, BOB.1).await;
+            let mut parameters = vec![("client_id", "web")];
+            parameters.extend(hinted.then_some(("id_token_hint", id_token(&hint))));
+            let page = browser.get(&url(&server, &parameters)).await;
+            for words in ["Sign out ada", "Sign out bob", "Sign out all of them"] {
+                assert!(page.text.contains(words), "{words}: {}", page.text);
+            }
+            assert_eq!(page.text.contains("Web shop asks to sign out bob here."), hinted, "{}", page.text);
+            let sid = page.text.split(">Sign out bob<").next().unwrap().rsplit("value=\"").next().unwrap().split('"').next().unwrap();
+            let done = match pressed {
+                "bob" => browser.press(&page, "account", &[("account", sid)]).await,
+                button => browser.press(&page, button, &[]).await,
+            };
+            assert_eq!(done.status, 200, "{}", done.text);
+            assert_eq!(done.text.contains("Still signed in at this browser: ada"), !stay.is_empty(), "{}", done.text);
+            let home = browser.get("/account").await;
+            assert_eq!(home.is_at("/account"), !stay.is_empty());
+            assert!(stay.iter().all(|name| home.text.contains(name)) && !home.text.contains("bob"), "{}", home.text);
+        }
+        assert!(is_signed_in(&server, &mut elsewhere).await);
+    }
+
+    /// What a page says of it must be true: all of them are signed out, or nobody is.
+    async fn signing_out_that_cannot_be_stored_ends_nothing(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(PEOPLE).await;
+        let mut browser = Browser::new(&server);
+        browser.sign_in(ADA.0, ADA.1).await;
+        browser.sign_in(BOB.0, BOB.1).await;
+        let bob = "(SELECT sub FROM users WHERE username = 'bob')";
+        server.place.run(&match engine {
+            Engine::Sqlite => format!(
+                "CREATE TRIGGER keep BEFORE DELETE ON sign_ins WHEN OLD.sub = {bob} BEGIN SELECT RAISE(ABORT, 'kept'); END"
+            ),
+            Engine::Postgres => format!(
+                "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF OLD.sub = {bob} THEN RAISE EXCEPTION 'kept'; END IF; RETURN OLD; END $$; \
+                 CREATE TRIGGER keep BEFORE DELETE ON sign_ins FOR EACH ROW EXECUTE FUNCTION keep()"
+            ),
+        }).await;
+        let page = browser.get(&url(&server, &[])).await;
+        let failed = browser.press(&page, "submit", &[]).await;
+        assert!([500, 503].contains(&failed.status) && failed.text.contains("You may not be signed out yet"), "{}", failed.text);
+        let home = browser.get("/account").await;
+        assert!(home.text.contains("ada") && home.text.contains("bob"), "{}", home.text);
     }
 
     async fn t111_the_form_works_from_our_page_in_its_own_browser_only(engine) {

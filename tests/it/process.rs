@@ -118,6 +118,10 @@ impl Run {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and gone when this returns.
     pub fn kill9(&mut self) {
         let _ = self.child.kill();

@@ -78,7 +78,8 @@ both! {
         server.stop().await;
     }
 
-    /// T-190: a visitor at whose browser nobody signs in leaves a row for an hour, and what needs no session makes none.
+    /// T-190: a visitor at whose browser nobody signs in leaves a row for half an hour, and what needs no session makes
+    /// none.
     async fn t190_sessions_of_nobody_are_short(engine) {
         let server = Server::empty(engine).await;
         server.apply(PEOPLE).await;
@@ -88,7 +89,7 @@ both! {
         visitor.token().await;
         person.sign_in("Ada", PASSWORD).await;
         assert!(is_kept(&server, visitor.session()).await && is_kept(&server, person.session()).await);
-        server.clock.advance(61 * MINUTE);
+        server.clock.advance(31 * MINUTE);
         jobs::sweep_once(&server.services).await.unwrap();
         assert!(!is_kept(&server, visitor.session()).await && is_kept(&server, person.session()).await);
         server.clock.advance(12 * 60 * MINUTE);

@@ -92,6 +92,18 @@ impl Place {
         }
     }
 
+    /// Texts from the database, read beside the server.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        if self.url.starts_with("sqlite:") {
+            let mut conn = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql).fetch_all(&mut conn).await.unwrap()
+        } else {
+            let mut conn = sqlx::PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql).fetch_all(&mut conn).await.unwrap()
+        }
+    }
+
     /// Statements run behind the server's back.
     pub async fn run(&self, statements: &str) {
         let statements = sqlx::AssertSqlSafe(statements.to_owned());
@@ -242,7 +254,8 @@ impl Server {
         self.try_apply(text, false).await.unwrap_or_else(|problems| panic!("{problems}"))
     }
 
-    pub async fn try_apply(&self, text: &str, prune: bool) -> Result<Vec<apply::Generated>, String> {
+    /// What applying a file would change.
+    pub async fn plan(&self, text: &str, prune: bool) -> Result<apply::Plan, String> {
         let file = apply::parse(text, apply::Format::Toml).map_err(|problem| problem.to_string())?;
         let options = apply::Options {
             prune,
@@ -251,11 +264,16 @@ impl Server {
             min_password_length: 15,
             allow_http: true,
             issuer: &self.issuer,
+            service: "Sealwright",
         };
         let services = &self.services;
-        let plan = apply::plan(&services.db, &file, &options, &services.passwords)
-            .await
-            .map_err(|problems| problems.to_string())?;
+        let plan = apply::plan(&services.db, &file, &options, &services.passwords).await;
+        plan.map_err(|problems| problems.to_string())
+    }
+
+    pub async fn try_apply(&self, text: &str, prune: bool) -> Result<Vec<apply::Generated>, String> {
+        let plan = self.plan(text, prune).await?;
+        let services = &self.services;
         let applied =
             apply::commit(&services.db, plan, &services.passwords).await.map_err(|failed| failed.to_string())?;
         if let Some(seq) = applied.seq {
@@ -384,6 +402,19 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 /// How many rounds a race runs: few in every change, many in `tests/long.sh`.
 pub fn rounds(default: usize) -> usize {
     std::env::var("SEALWRIGHT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+/// Runs rounds until `wanted` of them say that they were decided: on a busy machine a node may lose its lease, and then
+/// nobody can say who was first. Few decided ones among many prove nothing, and fail.
+pub async fn decided(wanted: usize, mut round: impl AsyncFnMut(usize) -> bool) {
+    let mut found = 0;
+    for number in 0.. {
+        if found == wanted {
+            return;
+        }
+        assert!(number < wanted * 10 + 20, "of {number} rounds only {found} were decided");
+        found += usize::from(round(number).await);
+    }
 }
 
 /// One set of signing keys for all test databases: RSA keys take their time to make.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sealwright::clock::SECOND;
-use sealwright::store::attempts::{self, Kind};
+use sealwright::cx::Cx;
+use sealwright::store::attempts::{self, Bucket, Kind};
+use sealwright::users::throttle::{self, At};
 
 use crate::browser::Browser;
 use crate::login::{OTHER, PASSWORD, with_people};
@@ -89,6 +91,99 @@ both! {
         server.stop().await;
     }
 
+    /// A browser is known as long as the password that was typed there; after another one it is a stranger, and nothing of
+    /// what was counted before counts, also not at known browsers.
+    async fn another_password_makes_every_browser_a_stranger(engine) {
+        const NEW: &str = "another lantern gravel tuba";
+        let server = with_people(engine).await;
+        let mut own = Browser::stepwise(&server);
+        assert_eq!(own.sign_in("Ada", PASSWORD).await.status, 303);
+        for _ in 0..12 {
+            own.cookies.remove("sealwright");
+            assert_eq!(own.sign_in("Ada", WRONG).await.status, 403);
+        }
+        let mut stranger = Browser::stepwise(&server);
+        stranger.sign_in("Ada", WRONG).await;
+        let counts = "SELECT COUNT(*) FROM attempts WHERE kind <> 'address'";
+        assert!(server.place.number(counts).await >= 2);
+        server.apply(&crate::login::PEOPLE.replacen(PASSWORD, NEW, 1)).await;
+        assert_eq!(server.place.number(counts).await, 0);
+        // Strangers lock the account: a browser that is known would not mind.
+        for _ in 0..10 {
+            assert_eq!(stranger.sign_in("Ada", WRONG).await.status, 403);
+        }
+        own.cookies.remove("sealwright");
+        assert_eq!(own.sign_in("Ada", NEW).await.status, 403, "it knows the old password");
+        server.clock.advance(Duration::from_secs(30));
+        assert_eq!(own.sign_in("Ada", NEW).await.status, 303);
+        for _ in 0..10 {
+            stranger.sign_in("Ada", WRONG).await;
+        }
+        own.cookies.remove("sealwright");
+        assert_eq!(own.sign_in("Ada", NEW).await.status, 303, "known again");
+        server.stop().await;
+    }
+
+    /// T-136: who holds many cookies of known browsers has no hundred guesses at each: beyond the ten of each browser
+    /// there are two hundred in all. And the ten are each browser's own, whatever the others do.
+    async fn t136_known_browsers_share_what_goes_beyond_their_own(engine) {
+        let server = with_people(engine).await;
+        let charge = async |browser: u8| {
+            let cx = Cx::new(&server.services, std::net::Ipv4Addr::LOCALHOST.into(), "test".into());
+            throttle::charge(&cx, At::Known("somebody", [browser; 16])).await.unwrap().is_some()
+        };
+        let mut made = 0;
+        for pause in [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 60, 120, 240, 480] {
+            server.clock.advance(Duration::from_secs(pause));
+            for browser in 0..50 {
+                made += usize::from(charge(browser).await);
+            }
+        }
+        assert_eq!(made, 50 * 10 + 200);
+        for attempt in 0..10 {
+            assert!(charge(100).await, "{attempt}");
+        }
+        server.clock.advance(Duration::from_secs(30));
+        assert!(!charge(100).await);
+        server.clock.advance(Duration::from_hours(7 * 24));
+        assert!(charge(100).await);
+        server.stop().await;
+    }
+
+    /// T-184: whom the pool sends away has made no attempt.
+    async fn t184_who_gets_no_turn_is_not_charged(engine) {
+        let server = Server::with(engine, |config| {
+            config.secrets.argon2_concurrency = Some(1);
+            config.secrets.argon2_queue = 0;
+        })
+        .await;
+        server.apply(crate::login::PEOPLE).await;
+        let mut browser = Browser::stepwise(&server);
+        let held = server.services.passwords.turn(None).await.unwrap();
+        for _ in 0..20 {
+            assert_eq!(browser.sign_in("Ada", WRONG).await.status, 503);
+        }
+        assert_eq!(server.place.number("SELECT COUNT(*) FROM attempts").await, 0);
+        drop(held);
+        assert_eq!(browser.sign_in("Ada", PASSWORD).await.status, 303);
+        server.stop().await;
+    }
+
+    /// T-190: guesses at names that nobody has are forgotten with the address that made them.
+    async fn t190_guesses_at_nobody_are_not_kept(engine) {
+        let server = with_people(engine).await;
+        for at in 0..5 {
+            Browser::stepwise(&server).sign_in(&format!("nobody{at}"), WRONG).await;
+        }
+        Browser::stepwise(&server).sign_in("Ada", WRONG).await;
+        let count = async || server.place.number("SELECT COUNT(*) FROM attempts").await;
+        assert_eq!(count().await, 7);
+        server.clock.advance(Duration::from_mins(16));
+        sealwright::jobs::sweep_once(&server.services).await.unwrap();
+        assert_eq!(count().await, 1);
+        server.stop().await;
+    }
+
     /// One address guesses at many accounts: it is stopped, and another address is not.
     async fn an_address_that_guesses_at_many_accounts_is_stopped(engine) {
         let server = with_people(engine).await;
@@ -116,8 +211,8 @@ both! {
         let db = &server.services.db;
         let kept = 7 * 86_400 * SECOND;
         let charge = async || {
-            let charged = db.write(move |tx| Box::pin(async move { attempts::charge(tx, Kind::Account, "x", kept).await }));
-            charged.await.unwrap().value
+            let charged = db.write(move |tx| Box::pin(async move { attempts::charge(tx, &Bucket::new(Kind::Account, "x"), kept).await }));
+            charged.await.unwrap().value.is_some()
         };
         for at in 0..10 {
             assert!(charge().await, "{at}");
@@ -137,12 +232,19 @@ both! {
         assert!(charge().await, "a week without one");
         let window = |most: i64| async move {
             db.write(move |tx| Box::pin(async move {
-                attempts::charge_window(tx, Kind::Address, "y", 900 * SECOND, most).await
+                attempts::charge_window(tx, &Bucket::new(Kind::Address, "y"), 900 * SECOND, most).await
             })).await.unwrap().value
         };
         assert!(window(2).await && window(2).await && !window(2).await);
-        db.write(|tx| Box::pin(async move { attempts::give_back(tx, Kind::Address, "y").await })).await.unwrap();
+        let give_back = || db.write(|tx| Box::pin(async move { attempts::give_back(tx, &Bucket::new(Kind::Address, "y")).await }));
+        give_back().await.unwrap();
         assert!(window(2).await && !window(2).await);
+        // What counts nothing is not kept.
+        for _ in 0..2 {
+            give_back().await.unwrap();
+        }
+        sealwright::jobs::sweep_once(&server.services).await.unwrap();
+        assert_eq!(server.place.number("SELECT COUNT(*) FROM attempts WHERE id = 'y'").await, 0);
         server.stop().await;
     }
 }

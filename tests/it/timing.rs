@@ -1,11 +1,16 @@
-//! T-48: how long a comparison takes says nothing about how much of a secret was right. The times are shown and not
-//! judged here: `tests/long.sh timing` takes 100,000 of each class, and Welch's t beyond ±4.5 would be a leak.
+//! T-48: how long a comparison takes says nothing about how much of a secret was right. T-121: how long a sign-in takes
+//! that fails says nothing about why. The times are shown and not judged here: `tests/long.sh timing` takes 100,000 of
+//! each class (5,000 of the sign-ins), and Welch's t beyond ±4.5 would be a leak.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use sealwright::secret::{equal, sha256};
+use sealwright::password::{HashSettings, PasswordHasher};
+use sealwright::secret::{Secret, equal, sha256};
+use sealwright::users::throttle;
 
+use crate::browser::Browser;
+use crate::login::{OTHER, PASSWORD, PEOPLE};
 use crate::support::{EXAMPLE, Engine, FORM, Server, TOKEN, basic, rounds};
 
 /// Mean and variance of one class, as they come in (Welford).
@@ -116,4 +121,64 @@ async fn t48_timing_of_the_endpoint() {
     }
     eprintln!("T-48, the token endpoint, a secret right but for its last letter against one with none right:");
     show(&times);
+}
+
+/// T-121: a sign-in fails for a name that nobody has, a wrong password, somebody switched off, an account that is locked,
+/// somebody without a password, and a password that was imported at half the cost of ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t121_timing_of_failed_sign_ins() {
+    const WRONG: &str = "wrong and wrong and wrong";
+    const CLASSES: [(&str, &str); 6] =
+        [("Ada", WRONG), ("nobody", WRONG), ("gone", PASSWORD), ("grace", OTHER), ("empty", WRONG), ("theirs", WRONG)];
+    let server = Server::with(Engine::Sqlite, |config| {
+        config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        config.secrets.argon2_memory_kib = 7168;
+        config.secrets.argon2_iterations = 2;
+    })
+    .await;
+    let settings = HashSettings { memory_kib: 7168, iterations: 1, concurrency: 1, queue: 8 };
+    let theirs = PasswordHasher::new(settings).unwrap().hash(&Secret::new(PASSWORD), None).await.unwrap();
+    server.apply(&format!("{PEOPLE}\n[[user]]\nusername = \"theirs\"\npassword_hash = {theirs:?}")).await;
+    let mut browsers = Vec::new();
+    for _ in CLASSES {
+        let mut browser = Browser::stepwise(&server);
+        let csrf = browser.token().await;
+        browsers.push((browser, csrf));
+    }
+    let people = server.services.db.read(|conn| Box::pin(sealwright::store::users::list(conn))).await.unwrap();
+    let sub = |name: &str| people.iter().find(|row| row.username == name).map(|row| row.sub.clone());
+    // Locked for good.
+    Browser::stepwise(&server).sign_in("grace", WRONG).await;
+    server.place.run("UPDATE attempts SET n = 100 WHERE kind = 'account'").await;
+    let mut times: [Vec<u64>; 6] = Default::default();
+    for at in 0..rounds(10).min(5000) {
+        for turn in 0..CLASSES.len() {
+            // In another order each time.
+            let class = (turn + at * 5) % CLASSES.len();
+            let (username, password) = CLASSES[class];
+            if let Some(sub) = sub(username).filter(|_| username != "grace") {
+                let forget =
+                    server.services.db.write(move |tx| Box::pin(async move { throttle::forget(tx, &sub).await }));
+                forget.await.unwrap();
+            }
+            let name = if username == "nobody" { format!("nobody{at}") } else { username.to_owned() };
+            let (browser, csrf) = &mut browsers[class];
+            // No address tries too often.
+            browser.address = Some(format!("2001:db8:{at:x}:{class:x}::1"));
+            let form = [("csrf", csrf.as_str()), ("username", name.as_str()), ("password", password)];
+            let begun = Instant::now();
+            let page = browser.post("/login", &form).await;
+            times[class].push(nanoseconds(begun));
+            assert_eq!(page.status, 403);
+        }
+    }
+    let metrics = server.services.metrics.render();
+    for outcome in ["unknown", "wrong", "disabled", "throttled"] {
+        assert!(metrics.contains(&format!("sealwright_sign_ins_total{{outcome=\"{outcome}\"}} ")), "{metrics}");
+    }
+    let [wrong, others @ ..] = times;
+    for ((name, _), times) in CLASSES[1..].iter().zip(others) {
+        eprintln!("T-121, a failed sign-in, a wrong password against {name}:");
+        show(&[wrong.clone(), times]);
+    }
 }

@@ -222,6 +222,7 @@ both! {
             algorithms: sealwright::wire::Algorithm::ALL,
             allow_http: true,
             issuer: &server.issuer,
+            service: "Sealwright",
             min_password_length: 15,
         };
         let services = &server.services;

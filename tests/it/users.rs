@@ -2,6 +2,9 @@
 
 use std::io::Write as _;
 
+use sealwright::password::{HashSettings, PasswordHasher};
+use sealwright::secret::Secret;
+use sealwright::store::users;
 use serde_json::Value;
 
 use crate::browser::Browser;
@@ -76,6 +79,146 @@ both! {
         assert_eq!(browser.sign_in("ada", PASSWORD).await.status, 303);
         server.apply(&file).await;
         assert_eq!(browser.get("/account").await.status, 200);
+        server.stop().await;
+    }
+
+    /// T-121: what was imported is hashed as ours at the first sign-in; it stays the same password, for people, for known
+    /// browsers and for the file that it came from.
+    async fn t121_an_imported_hash_is_made_ours_at_the_first_sign_in(engine) {
+        let server = Server::with(engine, |config| {
+            config.secrets.argon2_memory_kib = 256;
+            config.secrets.argon2_iterations = 2;
+        })
+        .await;
+        let settings = HashSettings { memory_kib: 64, iterations: 3, concurrency: 1, queue: 8 };
+        let elsewhere = PasswordHasher::new(settings).unwrap();
+        let hash = elsewhere.hash(&Secret::new(PASSWORD), None).await.unwrap();
+        let file = format!("[[user]]\nusername = \"ada\"\npassword_hash = {hash:?}");
+        server.apply(&file).await;
+        let stored = async || {
+            let find = server.services.db.read(|conn| Box::pin(users::by_username(conn, "ada")));
+            find.await.unwrap().unwrap()
+        };
+        let before = stored().await;
+        let mut browser = Browser::stepwise(&server);
+        assert_eq!(browser.sign_in("ada", "wrong and wrong and wrong").await.status, 403);
+        assert_eq!(stored().await.password.as_ref(), Some(&hash), "who does not prove it changes nothing");
+        assert_eq!(browser.sign_in("ada", PASSWORD).await.status, 303);
+        let after = stored().await;
+        let ours = after.password.clone().unwrap();
+        assert!(ours.starts_with("$argon2id$v=19$m=256,t=2,p=1$"), "{ours}");
+        assert_eq!((after.password_changed_at, after.updated_at), (before.password_changed_at, before.updated_at));
+        // The file says what is.
+        server.apply(&file).await;
+        assert_eq!(stored().await.password.as_ref(), Some(&ours));
+        assert_eq!(browser.get("/account").await.status, 200);
+        for _ in 0..12 {
+            Browser::stepwise(&server).sign_in("ada", "wrong and wrong and wrong").await;
+        }
+        assert_eq!(browser.sign_in("ada", PASSWORD).await.status, 303, "a browser that is known stays known");
+        assert_eq!(stored().await.password.as_ref(), Some(&ours), "once");
+        let sets = "SELECT COUNT(*) FROM audit_events WHERE kind = 'password.set'";
+        assert_eq!(server.place.number(sets).await, 0, "nobody set another password");
+        // Another one in the file is another one.
+        let other = elsewhere.hash(&Secret::new(OTHER), None).await.unwrap();
+        server.apply(&file.replace(&hash, &other)).await;
+        assert_eq!(browser.get("/account").await.status, 303);
+        assert_eq!(Browser::stepwise(&server).sign_in("ada", OTHER).await.status, 303);
+        server.stop().await;
+    }
+
+    /// T-121, T-184: what costs more than our own hashes would be told by its time, and take more memory than there is for
+    /// one.
+    async fn t121_an_imported_hash_costs_no_more_than_ours(engine) {
+        let server = Server::empty(engine).await;
+        let settings = HashSettings { memory_kib: 64, iterations: 2, concurrency: 1, queue: 8 };
+        let dear = PasswordHasher::new(settings).unwrap().hash(&Secret::new(PASSWORD), None).await.unwrap();
+        let told = server.try_apply(&format!("[[user]]\nusername = \"ada\"\npassword_hash = {dear:?}"), false).await;
+        let told = told.unwrap_err();
+        assert!(told.contains("user \"ada\": password_hash: costs m=64,t=2") && told.contains("secrets.argon2_iterations"), "{told}");
+        server.stop().await;
+    }
+
+    /// RFC 8265: who types it at another keyboard is the same person with the same password.
+    async fn rfc8265_names_and_passwords_are_what_they_mean(engine) {
+        let server = Server::empty(engine).await;
+        let file = "[[user]]\nusername = \"A\u{30a}sa\"\npassword = \"cafe\u{301} unter alten linden\"";
+        server.apply(file).await;
+        let composed = "[[user]]\nusername = \"\u{c5}sa\"\npassword = \"caf\u{e9} unter alten linden\"";
+        let mut browser = Browser::stepwise(&server);
+        assert_eq!(browser.sign_in("\u{e5}SA", "caf\u{e9} unter\u{a0}alten linden").await.status, 303);
+        let twice = server.try_apply(&format!("{file}\n{composed}"), false).await.unwrap_err();
+        assert!(twice.contains("is there twice"), "{twice}");
+        server.apply(composed).await;
+        assert_eq!(browser.get("/account").await.status, 200, "the same password is not set again");
+        assert_eq!(Browser::stepwise(&server).sign_in("asa", "cafe unter alten linden").await.status, 403);
+        server.stop().await;
+    }
+
+    /// T-46: a file that says nothing of it leaves a person switched off whom a command switched off; also when that
+    /// happens while the file is applied.
+    async fn t46_a_file_switches_nobody_on_by_saying_nothing(engine) {
+        let server = Server::empty(engine).await;
+        server.apply("[[user]]\nusername = \"ada\"").await;
+        let switch_off = async || {
+            let sub = users::by_username(&mut server.services.db.reader().await.unwrap(), "ada").await.unwrap().unwrap().sub;
+            let off = server.services.db.write(move |tx| {
+                Box::pin(async move {
+                    sealwright::users::set_disabled(tx, &sealwright::audit::Actor::command_line(), &sub, true).await
+                })
+            });
+            off.await.unwrap();
+        };
+        let off = "SELECT COUNT(*) FROM users WHERE disabled";
+        switch_off().await;
+        server.apply("[[user]]\nusername = \"ada\"\nname = \"Ada\"").await;
+        assert_eq!(server.place.number(off).await, 1);
+        server.apply("[[user]]\nusername = \"ada\"\nname = \"Ada\"\ndisabled = false").await;
+        assert_eq!(server.place.number(off).await, 0);
+        for (text, prune) in [("[[user]]\nusername = \"ada\"\nname = \"Ada L\"", false), ("", true)] {
+            let plan = server.plan(text, prune).await.unwrap();
+            server.clock.advance(std::time::Duration::from_secs(1));
+            switch_off().await;
+            let services = &server.services;
+            let told = sealwright::apply::commit(&services.db, plan, &services.passwords).await.unwrap_err().to_string();
+            assert!(told.contains("have changed since"), "{told}");
+            assert_eq!(server.place.number(off).await, 1);
+            server.apply("[[user]]\nusername = \"ada\"\ndisabled = false").await;
+        }
+        server.stop().await;
+    }
+
+    /// Of two commands at once that say different things of one person, one finds out that it came second.
+    async fn of_two_files_at_once_one_is_told_to_look_again(engine) {
+        let server = Server::empty(engine).await;
+        server.apply("[[user]]\nusername = \"ada\"").await;
+        let file = |name: &str| format!("[[user]]\nusername = \"ada\"\nname = {name:?}\n[[user]]\nusername = \"{name}\"");
+        let (one, other) = (server.plan(&file("One"), false).await.unwrap(), server.plan(&file("Other"), false).await.unwrap());
+        let services = &server.services;
+        let commit = |plan| sealwright::apply::commit(&services.db, plan, &services.passwords);
+        let outcomes = tokio::join!(commit(one), commit(other));
+        let told: Vec<bool> = vec![outcomes.0.is_ok(), outcomes.1.is_ok()];
+        assert_eq!(told.iter().filter(|done| **done).count(), 1, "{told:?}");
+        // All of it or nothing.
+        let export = server.services.db.read(|conn| Box::pin(sealwright::apply::export(conn))).await.unwrap().to_toml().unwrap();
+        for name in ["One", "Other"] {
+            assert_eq!(export.matches(&format!("= \"{name}\"")).count() % 2, 0, "{export}");
+        }
+        server.stop().await;
+    }
+
+    /// However many people there are, a file reads whom it names; pruning goes through them in pages.
+    async fn a_file_finds_its_people_among_many(engine) {
+        let server = Server::empty(engine).await;
+        let many: Vec<String> = (0..1203).map(|n| format!("[[user]]\nusername = \"name{n}\"\n")).collect();
+        let many = many.concat();
+        server.apply(&many).await;
+        let plan = server.plan(&many, true).await.unwrap();
+        assert!(plan.is_empty());
+        let rest = "[[user]]\nusername = \"name700\"\n[[user]]\nusername = \"name7\"";
+        assert_eq!(server.plan(rest, true).await.unwrap().changes.len(), 1203);
+        server.try_apply(rest, true).await.unwrap();
+        assert_eq!(server.place.number("SELECT COUNT(*) FROM users").await, 2);
         server.stop().await;
     }
 

@@ -5,10 +5,13 @@ use serde_json::json;
 
 use super::super::output::Failure;
 use super::{Credentials, RESOURCE, SCOPES, expose};
+use crate::audit::{self, Action, Actor, Event};
 use crate::clients::ClientMetadata;
 use crate::cx::Services;
-use crate::secret::{NoRandomness, Secret, random};
+use crate::nodes;
+use crate::secret::{NoRandomness, Secret};
 use crate::store::users::{self, UserRow};
+use crate::users::{new_sub, password, set_password};
 use crate::wire::{ApplicationType, GrantType, ManagedBy};
 
 const USERNAME: &str = "demo";
@@ -38,13 +41,9 @@ pub struct WebClient {
 }
 
 impl Login {
-    /// The demo person with a new password: 20 letters and digits, none of which looks like another.
+    /// The demo person with a new password.
     pub(super) fn generate() -> Result<Self, NoRandomness> {
-        const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-        let letters: Vec<char> =
-            random::<20>()?.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect();
-        let groups: Vec<String> = letters.chunks(5).map(|group| group.iter().collect()).collect();
-        Ok(Self { username: USERNAME.to_owned(), password: Secret::new(groups.join("-")) })
+        Ok(Self { username: USERNAME.to_owned(), password: password::generate()? })
     }
 
     /// Makes the person if they are missing, and gives them this password if another one is set.
@@ -56,7 +55,7 @@ impl Login {
             return Ok(());
         }
         let phc = services.passwords.hash(&self.password, None).await?;
-        let sub = uuid::Builder::from_random_bytes(random()?).into_uuid().to_string();
+        let sub = new_sub()?;
         let profile = json!({
             "groups": ["demo"], "name": "Demo Person", "given_name": "Demo", "family_name": "Person",
             "email": "demo@example.com", "email_verified": true,
@@ -64,8 +63,9 @@ impl Login {
         let username = self.username.clone();
         let saved = services.db.write(move |tx| {
             Box::pin(async move {
+                let actor = Actor::system();
                 if let Some(user) = found {
-                    return users::set_password(tx, &user.sub, &phc).await;
+                    return set_password(tx, &actor, &user.sub, &phc).await;
                 }
                 let row = UserRow {
                     sub,
@@ -73,15 +73,22 @@ impl Login {
                     username,
                     profile: profile.to_string(),
                     password: Some(phc),
+                    password_changed_at: None,
+                    password_import: None,
                     disabled: false,
                     managed_by: ManagedBy::System.to_string(),
                     created_at: tx.now(),
                     updated_at: tx.now(),
                 };
-                users::add(tx, &row).await
+                users::add(tx, &row).await?;
+                let saved = Event::UserSaved { action: Action::Create, fields: Vec::new() };
+                audit::record(tx, &actor, &row.sub, &saved).await
             })
         });
-        saved.await.map(drop).map_err(Failure::from)
+        if let Some(seq) = saved.await?.seq {
+            nodes::acted_on(services, seq).await?;
+        }
+        Ok(())
     }
 }
 
@@ -111,12 +118,6 @@ impl WebClient {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_password_is_long_and_each_time_another() {
-        let (one, other) = (Login::generate().unwrap(), Login::generate().unwrap());
-        assert!(one.password.expose().len() >= 15 && one.password.expose() != other.password.expose());
-    }
 
     #[test]
     fn the_demo_application_is_one_that_apply_would_take() {

@@ -15,8 +15,9 @@ use crate::form::Form;
 use crate::issue;
 use crate::keys::{KeyRing, json};
 use crate::oauth::targets;
+use crate::pages::texts;
 use crate::resources::Catalog;
-use crate::wire::{GrantType, Prompt, ResponseMode, Scope};
+use crate::wire::{Acr, GrantType, Prompt, ResponseMode, Scope};
 
 /// Longest `state`: it travels in a URL.
 const LONGEST_STATE: usize = 4096;
@@ -26,8 +27,6 @@ const LONGEST_NONCE: usize = 1024;
 const LONGEST_HINT: usize = 256;
 /// Bounds of the claims request: bytes, depth (T-182), claims.
 const CLAIMS: (usize, usize, usize) = (8192, 8, 100);
-/// Values of a list that count.
-const LISTED: usize = 20;
 
 /// What the checks look at.
 pub(super) struct Request<'r> {
@@ -55,10 +54,12 @@ pub(super) const CHECKS: &[Check] = &[
     pkce,
     scope,
     nonce,
+    tied,
     prompt,
     max_age,
     preferences,
     claims,
+    acr,
     subject,
 ];
 
@@ -192,6 +193,15 @@ fn nonce(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     Ok(())
 }
 
+/// RFC 9700 §2.1.1: without a challenge, a nonce ties the code to this request. It comes back in the ID token, and
+/// there is none without `openid`.
+fn tied(_: &Request<'_>, asked: &mut Asked) -> Result<()> {
+    if asked.code_challenge.is_some() || (asked.nonce.is_some() && asked.scope.contains("openid")) {
+        return Ok(());
+    }
+    refuse(Code::InvalidRequest, "Without code_challenge, a nonce and the scope openid are needed.")
+}
+
 /// OpenID Connect Core §3.1.2.1: `none` stands alone.
 fn prompt(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     for word in request.form.get("prompt").unwrap_or_default().split(' ').filter(|word| !word.is_empty()) {
@@ -221,22 +231,16 @@ fn max_age(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     Ok(())
 }
 
-/// Whom and how the client would like it. What is not understood of the lists is passed over (OpenID Connect Core
-/// §3.1.2.1), and so is `display`.
+/// Whom and how the client would like it. Languages that are not understood are passed over (OpenID Connect Core
+/// §3.1.2.1), and so is `display`. `acr_values` is a wish, too: every ID token tells the `acr` that was reached, and
+/// while there is one way to sign in, no wish leads to another.
 fn preferences(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     asked.login_hint = request.form.get("login_hint").map(str::to_owned);
     if asked.login_hint.as_ref().is_some_and(|hint| hint.len() > LONGEST_HINT || hint.chars().any(char::is_control)) {
         return refuse(Code::InvalidRequest, "The login_hint is too long, or not a name.");
     }
-    let list = |name: &str, fits: fn(&&str) -> bool| -> Vec<String> {
-        let words = request.form.get(name).unwrap_or_default().split(' ');
-        words.filter(|word| !word.is_empty()).filter(fits).take(LISTED).map(str::to_owned).collect()
-    };
-    asked.acr_values = list("acr_values", |word| word.len() <= 256 && !word.chars().any(char::is_control));
     // BCP 47, by its alphabet.
-    asked.ui_locales = list("ui_locales", |word| {
-        word.len() <= 35 && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    });
+    asked.ui_locales = texts::tags(request.form.get("ui_locales").unwrap_or_default());
     Ok(())
 }
 
@@ -263,6 +267,24 @@ fn claims(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
         asked.claims = wanted;
     }
     Ok(())
+}
+
+/// OpenID Connect Core §5.5.1.1: an essential `acr` that nobody can reach here is refused before anybody is asked to
+/// sign in. Whether the sign-in reached one that can be, [`super::decide`] asks.
+fn acr(_: &Request<'_>, asked: &mut Asked) -> Result<()> {
+    let values = essential_acr(asked);
+    if values.is_empty() || values.iter().any(|value| value.parse::<Acr>().is_ok()) {
+        return Ok(());
+    }
+    refuse(Code::UnmetAuthenticationRequirements, "This authentication context cannot be reached here.")
+}
+
+/// The values of which an essential `acr` must have one; none when it is not essential, or any would do. What is no
+/// text stands there as the empty one, which nobody reaches.
+pub(super) fn essential_acr(asked: &Asked) -> Vec<&str> {
+    let Some(Some(wanted)) = asked.claims.id_token.get("acr") else { return Vec::new() };
+    let values = wanted.value.iter().chain(wanted.values.iter().flatten());
+    values.filter(|_| wanted.essential).map(|value| value.as_str().unwrap_or_default()).collect()
 }
 
 fn depth<'v>(values: impl Iterator<Item = &'v Value>) -> usize {

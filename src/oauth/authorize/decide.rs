@@ -1,5 +1,6 @@
 //! Who answers, of those signed in at a browser, and what must happen before: pure, so that every case has its test.
 
+use super::checks::essential_acr;
 use crate::clock::Micros;
 use crate::error::{Code, Error};
 use crate::flow::{Asked, Flow};
@@ -75,10 +76,8 @@ fn candidates<'s>(
 
 /// OpenID Connect Core §5.5.1.1: an essential `acr` that was not reached is a failed attempt.
 fn reaches(asked: &Asked, sign_in: &SignIn) -> bool {
-    let Some(Some(wanted)) = asked.claims.id_token.get("acr") else { return true };
-    let reached = |value: &serde_json::Value| value.as_str().is_some_and(|acr| sign_in.acr.as_deref() == Some(acr));
-    let mut values = wanted.value.iter().chain(wanted.values.iter().flatten()).peekable();
-    !wanted.essential || values.peek().is_none() || values.any(reached)
+    let values = essential_acr(asked);
+    values.is_empty() || values.iter().any(|value| sign_in.acr.as_deref() == Some(value))
 }
 
 fn silent_or<'s>(asked: &Asked, code: Code) -> Who<'s> {
@@ -113,6 +112,7 @@ mod tests {
             auth_time: NOW - seconds_ago * SECOND,
             acr: Some("1".into()),
             amr: vec!["pwd".into()],
+            last_used_at: NOW,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::flow::{self, Asked, Decision, Flow, FlowId};
 use crate::http::{form, no_head, view};
 use crate::pages::{self, Frame};
 use crate::secret::Secret;
-use crate::session::{self, Browser, SignIn};
+use crate::session::{self, SignIn};
 use crate::wire::{AUTHORIZATION_PATH, CONSENT_PATH, LOGIN_PATH, Prompt};
 use crate::{consents, issue, users};
 
@@ -77,7 +77,7 @@ async fn by_get(State(services): State<Arc<Services>>, parts: Parts) -> Response
         (None, Some(id), _) => resume(&cx, &parts, FlowId(id.to_owned())).await,
         (None, None, Some(id)) => stored(&cx, &parts, FlowId(id.to_owned())).await,
         _ => match checked(&cx, parameters).await {
-            Ok(Ok((client, asked))) => Ok(proceed(&cx, &parts, client, asked).await),
+            Ok(Ok((client, asked))) => proceed(&cx, &parts, client, asked).await,
             Ok(Err(refusal)) => Ok(refusal),
             Err(error) => Err(error),
         },
@@ -93,10 +93,10 @@ async fn by_post(State(services): State<Arc<Services>>, parts: Parts, body: Body
     let step = match read {
         Err(error) => Err(error),
         Ok(parameters) => match checked(&cx, parameters).await {
-            Ok(Ok((client, asked))) => Ok(match flow::store(&cx, &asked).await {
-                Ok(id) => Step::Go(at(&cx, AUTHORIZATION_PATH, "stored", &id)),
-                Err(error) => Answer::at_once(client, asked, Err(error)),
-            }),
+            Ok(Ok((client, asked))) => match flow::store(&cx, &asked).await {
+                Ok(id) => Ok(Step::Go(at(&cx, AUTHORIZATION_PATH, "stored", &id))),
+                Err(error) => told(client, asked, error),
+            },
             Ok(Err(refusal)) => Ok(refusal),
             Err(error) => Err(error),
         },
@@ -129,15 +129,23 @@ fn check(cx: &Cx<'_>, client: &Client, parameters: Parameters, asked: &mut Asked
 async fn stored(cx: &Cx<'_>, parts: &Parts, id: FlowId) -> Result<Step> {
     let asked = flow::stored(cx, &id).await?.ok_or_else(ended)?;
     let client = request::answerable(cx, &asked.client_id, &asked.redirect_uri).await?;
-    Ok(proceed(cx, parts, client, asked).await)
+    proceed(cx, parts, client, asked).await
 }
 
 /// A checked request meets the browser's session. From here on the client is told what goes wrong.
-async fn proceed(cx: &Cx<'_>, parts: &Parts, client: Arc<Client>, asked: Asked) -> Step {
+async fn proceed(cx: &Cx<'_>, parts: &Parts, client: Arc<Client>, asked: Asked) -> Result<Step> {
     match first(cx, parts, &client, &asked).await {
-        Ok(Next::Go(to)) => Step::Go(to),
-        Ok(Next::Code(code)) => Answer::at_once(client, asked, Ok(code)),
-        Err(error) => Answer::at_once(client, asked, Err(error)),
+        Ok(Next::Go(to)) => Ok(Step::Go(to)),
+        Ok(Next::Code(code)) => Ok(Answer::at_once(client, asked, Ok(code))),
+        Err(error) => told(client, asked, error),
+    }
+}
+
+/// The client is told, but when there are too many requests: that is the person's, who would only be sent here again.
+fn told(client: Arc<Client>, asked: Asked, error: Error) -> Result<Step> {
+    match error.code {
+        Code::TooManyRequests | Code::Crowded => Err(error),
+        _ => Ok(Answer::at_once(client, asked, Err(error))),
     }
 }
 
@@ -147,13 +155,18 @@ enum Next {
 }
 
 async fn first(cx: &Cx<'_>, parts: &Parts, client: &Client, asked: &Asked) -> Result<Next> {
-    let browser = browser(parts).await?;
-    let sign_ins = session::sign_ins(cx, &browser).await?;
+    let session = session_of(parts)?;
+    // Who is only looked at, as with prompt=none, gets no session for it.
+    let sign_ins = match session::find(session).await? {
+        Some(browser) => session::sign_ins(cx, &browser).await?,
+        None => Vec::new(),
+    };
     let hinted = hinted(cx, asked, &sign_ins).await?;
     let sign_in = match decide::who(asked, None, &sign_ins, hinted, cx.now) {
         Who::Is(sign_in) => sign_in,
         Who::Refused(error) => return Err(error),
         Who::Ask => {
+            let browser = session::browser(cx, session).await?;
             let id = flow::begin(cx, &browser, asked.clone(), None).await?;
             return Ok(Next::Go(at(cx, LOGIN_PATH, "flow", &id)));
         }
@@ -162,16 +175,18 @@ async fn first(cx: &Cx<'_>, parts: &Parts, client: &Client, asked: &Asked) -> Re
         if asked.prompt.contains(&Prompt::None) {
             return Err(Error::new(Code::ConsentRequired, "The person must be asked."));
         }
+        let browser = session::browser(cx, session).await?;
         let id = flow::begin(cx, &browser, asked.clone(), Some(sign_in.sid.clone())).await?;
         return Ok(Next::Go(at(cx, CONSENT_PATH, "flow", &id)));
     }
+    session::used(cx, sign_in).await?;
     cx.require_lease()?;
     issue::code(cx, client, asked, sign_in).await.map(Next::Code)
 }
 
 /// Back from a page of ours: on with the flow, or to its end. What the flow holds decides, and nothing of this request.
 async fn resume(cx: &Cx<'_>, parts: &Parts, id: FlowId) -> Result<Step> {
-    let browser = browser(parts).await?;
+    let browser = session::find(session_of(parts)?).await?.ok_or_else(ended)?;
     let mut flow = flow::find(cx, &browser, &id).await?.ok_or_else(ended)?;
     let client = request::answerable(cx, &flow.asked.client_id, &flow.asked.redirect_uri).await?;
     if flow.decision == Some(Decision::Denied) {
@@ -185,12 +200,18 @@ async fn resume(cx: &Cx<'_>, parts: &Parts, id: FlowId) -> Result<Step> {
         Who::Ask => return Ok(Step::Go(at(cx, LOGIN_PATH, "flow", &id))),
         Who::Refused(error) => return finally(cx, &id, client, flow, Err(error)).await,
     };
+    session::used(cx, sign_in).await?;
+    let before = (flow.sid.clone(), flow.decision);
     // Whose decision it would be is settled before it is asked for.
     if flow.sid.as_ref() != Some(&sign_in.sid) {
         flow.choose(sign_in.sid.clone());
-        if !flow::keep(cx, &id, &flow).await? {
-            return Err(ended());
-        }
+    }
+    // What was taken back since is no yes any more.
+    if flow.decision.is_some() && !consents::is_given(cx, &client, &flow.asked, &sign_in.sub).await? {
+        flow.decision = None;
+    }
+    if before != (flow.sid.clone(), flow.decision) && !flow::keep(cx, &id, &flow).await? {
+        return Err(ended());
     }
     if flow.decision != Some(Decision::Approved) && must_consent(cx, &client, &flow.asked, &sign_in.sub).await? {
         return Ok(Step::Go(at(cx, CONSENT_PATH, "flow", &id)));
@@ -216,9 +237,8 @@ async fn must_consent(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) ->
     Ok(asked.prompt.contains(&Prompt::Consent) || consents::is_needed(cx, client, asked, sub).await?)
 }
 
-async fn browser(parts: &Parts) -> Result<Browser> {
-    let session = parts.extensions.get::<Session>();
-    session::browser(session.ok_or_else(|| Error::internal("no session layer around this route"))?).await
+fn session_of(parts: &Parts) -> Result<&Session> {
+    parts.extensions.get::<Session>().ok_or_else(|| Error::internal("no session layer around this route"))
 }
 
 /// Whom `login_hint` means, of those signed in: by username or e-mail address.

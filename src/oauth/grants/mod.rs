@@ -39,27 +39,39 @@ impl Narrowing {
         if !self.resources.iter().all(|identifier| is_granted(&identifier)) {
             return Err(Error::new(Code::InvalidTarget, "This resource was not granted."));
         }
+        // What the client lost since, or what is gone, nobody gets by an old grant.
+        let owner = |token: &str| self.catalog.owner(token).map(|owner| &owner.identifier);
+        let left = grant.scope.filter(|token| self.client.metadata.scope.contains(token) && owner(token).is_some());
+        let stands = |resource: &&Arc<Resource>| self.stands(resource, &left);
+        let resource = |identifier: &String| self.catalog.resource(identifier).filter(stands);
+        if self.resources.iter().any(|identifier| resource(identifier).is_none()) {
+            return Err(Error::new(Code::InvalidTarget, "This resource is not the client's any more."));
+        }
         let named = if self.resources.is_empty() { &grant.resources } else { &self.resources };
-        let mut audience: Vec<Arc<Resource>> =
-            named.iter().filter_map(|identifier| self.catalog.resource(identifier)).cloned().collect();
+        let mut audience: Vec<Arc<Resource>> = named.iter().filter_map(resource).cloned().collect();
         audience.sort_by(|a, b| a.identifier.cmp(&b.identifier));
         audience.dedup_by(|a, b| a.identifier == b.identifier);
-        // What the client lost since, or what is gone, nobody gets by an old grant.
-        let standing = grant.scope.filter(|token| {
-            self.client.metadata.scope.contains(token)
-                && self
-                    .catalog
-                    .owner(token)
-                    .is_some_and(|owner| self.resources.is_empty() || self.resources.contains(&owner.identifier))
-        });
-        if self.resources.is_empty() && standing.is_empty() && !grant.scope.is_empty() {
+        if audience.is_empty() || self.resources.is_empty() && left.is_empty() && !grant.scope.is_empty() {
             return Err(Error::new(Code::InvalidGrant, "Nothing of what was granted is left."));
         }
+        let standing = left.filter(|token| {
+            self.resources.is_empty() || owner(token).is_some_and(|owner| self.resources.contains(owner))
+        });
         let scope = match self.scope {
             None => standing,
             Some(asked) if asked.is_subset(&standing) => asked,
             Some(_) => return Err(Error::new(Code::InvalidScope, "This scope was not granted.")),
         };
         Ok(Terms { scope, audience })
+    }
+
+    /// Whether the client may still have tokens for a granted `resource`: it lists it, or has a scope of it that was
+    /// granted; of ours, the one that tokens are for with `openid`.
+    fn stands(&self, resource: &Resource, left: &Scope) -> bool {
+        if resource.built_in {
+            return left.contains("openid");
+        }
+        self.client.metadata.resources.contains(&resource.identifier)
+            || left.iter().any(|token| resource.scopes.contains_key(token))
     }
 }

@@ -1,37 +1,40 @@
 //! Browser sessions: the store behind the cookie, and who is signed in there.
 //!
 //! The cookie names a session, which says which browser this is and by what its forms are known; people are signed in
-//! at the browser, each by a row of their own. A session of nobody lasts an hour, so that visitors cost little.
+//! at the browser, each by a row of their own. A session of nobody lasts half an hour, and each network may have so many
+//! (visitors.rs), so that visitors cost little.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+mod store;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use time::OffsetDateTime;
+use serde::{Deserialize, Serialize};
 use tower_sessions::cookie::SameSite;
-use tower_sessions::session::{Id as SessionId, Record};
-use tower_sessions::session_store::{Error as Failed, Result as Stored};
-use tower_sessions::{Session, SessionManagerLayer, SessionStore};
+use tower_sessions::{Session, SessionManagerLayer};
 
 use crate::audit::{self, Actor, Event};
-use crate::clock::{Clock, Micros, SECOND};
+use crate::clock::{Micros, SECOND};
 use crate::cx::{Cx, Services};
 use crate::error::{Error, Result};
 use crate::issue;
 use crate::keys::Purpose;
 use crate::nodes;
-use crate::secret::{equal, random, random_text, sha256};
-use crate::store::sessions::{self, SignInRow};
-use crate::store::{Db, StoreError, Tx, users};
-use crate::users::prove::Proven;
-use crate::users::throttle;
+use crate::pool::network;
+use crate::secret::{equal, random, random_text};
+use crate::store::sessions::{self, Elsewhere, SignInRow};
+use crate::store::{StoreError, Tx, users};
+use crate::users::prove::{Proven, Rehash};
+use crate::users::{known, throttle};
+use crate::visitors;
 use crate::wire::EndGrants;
 
-/// How long a session lasts at which nobody is signed in.
-const ANONYMOUS: Micros = 3600 * SECOND;
+pub use store::Store;
+use store::key;
+
+/// How long a session lasts at which nobody is signed in, unless a sign-in is begun there again.
+const ANONYMOUS: Micros = 1800 * SECOND;
+/// When one that goes on is kept for longer.
+const RENEWED: Micros = 300 * SECOND;
 /// How often the use of a sign-in is written down.
 const TOUCHED: Micros = 60 * SECOND;
 
@@ -39,6 +42,8 @@ const TOUCHED: Micros = 60 * SECOND;
 const BROWSER: &str = "browser";
 const CSRF: &str = "csrf";
 const SIGNED_IN: &str = "signed_in";
+/// While nobody is signed in: whence it came, and when it was last kept.
+const NOBODY: &str = "nobody";
 
 /// How long people stay signed in, and what ends with that.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,8 @@ pub struct Settings {
     pub absolute: Micros,
     /// What ends with a sign-in.
     pub end_grants: EndGrants,
+    /// What strangers may leave.
+    pub visitors: visitors::Settings,
 }
 
 /// One browser: an id that stays in its session while the session's own id changes. Base64url of 16 random bytes.
@@ -70,13 +77,15 @@ pub struct SignIn {
     pub acr: Option<String>,
     /// By what (RFC 8176): `pwd`.
     pub amr: Vec<String>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Micros,
 }
 
 impl From<SignInRow> for SignIn {
     fn from(row: SignInRow) -> Self {
         let amr = row.amr.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
-        let SignInRow { sid, sub, username, auth_time, acr, .. } = row;
-        Self { sid, sub, username, auth_time, acr, amr }
+        let SignInRow { sid, sub, username, auth_time, acr, last_used_at, .. } = row;
+        Self { sid, sub, username, auth_time, acr, amr, last_used_at }
     }
 }
 
@@ -89,7 +98,8 @@ pub fn cookie_prefix(services: &Services) -> &'static str {
 /// The layer that people's routes need around them.
 pub fn layer(services: &Services) -> SessionManagerLayer<Store> {
     let absolute = services.sessions.absolute;
-    SessionManagerLayer::new(Store { db: services.db.clone(), clock: services.clock.clone(), absolute })
+    let most = services.sessions.visitors.of_network;
+    SessionManagerLayer::new(Store { db: services.db.clone(), clock: services.clock.clone(), absolute, most })
         .with_name(cookie_prefix(services))
         .with_secure(services.issuer.is_https())
         .with_http_only(true)
@@ -98,18 +108,42 @@ pub fn layer(services: &Services) -> SessionManagerLayer<Store> {
         .with_path("/")
 }
 
-/// The browser of a session; one that has none yet gets one (and with it a session row and a cookie).
+/// The browser of a session, if it has one: nothing is made for who only looks.
 ///
 /// # Errors
 /// 503 when the database cannot answer.
-pub async fn browser(session: &Session) -> Result<Browser> {
-    if let Some(browser) = session.get::<String>(BROWSER).await.map_err(unavailable)? {
-        return Ok(Browser(browser));
+pub async fn find(session: &Session) -> Result<Option<Browser>> {
+    Ok(session.get::<String>(BROWSER).await.map_err(unavailable)?.map(Browser))
+}
+
+/// The browser of a session; one that has none yet gets one (and with it a session row and a cookie).
+///
+/// # Errors
+/// 503 when the database cannot answer; 429 and 503 when there are too many sessions of nobody.
+pub async fn browser(cx: &Cx<'_>, session: &Session) -> Result<Browser> {
+    let nobody = Nobody { source: network(cx.peer).to_string(), kept_at: cx.now };
+    if let Some(browser) = find(session).await? {
+        let before: Option<Nobody> = session.get(NOBODY).await.map_err(unavailable)?;
+        if let Some(before) = before.filter(|before| cx.now - before.kept_at >= RENEWED) {
+            // Who begins again has the whole time for it.
+            session.insert(NOBODY, Nobody { source: before.source, ..nobody }).await.map_err(unavailable)?;
+        }
+        return Ok(browser);
     }
+    visitors::admit(cx).await?;
     let browser = random_text::<16>()?;
     session.insert(BROWSER, &browser).await.map_err(unavailable)?;
+    session.insert(NOBODY, nobody).await.map_err(unavailable)?;
     renew_forms(session).await?;
     Ok(Browser(browser))
+}
+
+/// Of a session at which nobody is signed in.
+#[derive(Serialize, Deserialize)]
+struct Nobody {
+    /// The network whose share it is of.
+    source: String,
+    kept_at: Micros,
 }
 
 /// From now on no form is good that was given out before.
@@ -122,7 +156,7 @@ async fn renew_forms(session: &Session) -> Result<()> {
 /// # Errors
 /// 503 when the database cannot answer.
 pub async fn form_token(cx: &Cx<'_>, session: &Session, form: &str, about: &str) -> Result<String> {
-    browser(session).await?;
+    browser(cx, session).await?;
     let key = session.get::<String>(CSRF).await.map_err(unavailable)?.unwrap_or_default();
     Ok(bound(cx, &key, form, about))
 }
@@ -146,16 +180,16 @@ fn bound(cx: &Cx<'_>, key: &str, form: &str, about: &str) -> String {
 ///
 /// # Errors
 /// 503 when the database does not take it.
-pub async fn begin(cx: &Cx<'_>, session: &Session, proven: Proven) -> Result<Option<SignIn>> {
-    let Browser(browser) = browser(session).await?;
+pub async fn begin(cx: &Cx<'_>, session: &Session, proven: Proven) -> Result<Option<Begun>> {
+    let Browser(browser) = browser(cx, session).await?;
     let Some(id) = session.id().map(key) else { return Ok(None) };
-    let Proven { user, charge, hash } = proven;
+    let Proven { user, acr, charge, hash, rehash } = proven;
     let mut row = SignInRow {
         sid: BASE64_URL_SAFE_NO_PAD.encode(random::<16>()?),
         sub: user.sub,
         auth_time: cx.now,
-        acr: None,
-        amr: "pwd".to_owned(),
+        acr: Some(acr.to_string()),
+        amr: acr.amr().to_owned(),
         last_used_at: cx.now,
         expires_at: cx.now + cx.sessions.absolute,
         username: user.username,
@@ -164,22 +198,36 @@ pub async fn begin(cx: &Cx<'_>, session: &Session, proven: Proven) -> Result<Opt
     let committed = cx.db.write(move |tx| {
         Box::pin(async move {
             // One session becomes one other: who holds a copy of its id has nothing of what comes after (T-101).
-            if !sessions::delete(tx, &id).await? || !users::stands(tx, &new.sub, &hash).await? {
+            if !sessions::delete(tx, &id).await? {
                 return Ok(None);
+            }
+            let Some(since) = users::stands(tx, &new.sub, &hash).await? else { return Ok(None) };
+            if let Some(Rehash { old, new: rehash }) = rehash {
+                users::rehash(tx, &new.sub, &old, &rehash).await?;
             }
             let sid = sessions::sign_in(tx, &browser, &new).await?;
             throttle::succeeded(tx, &charge).await?;
             let event = Event::SignedIn { sid: sid.clone(), amr: new.amr };
             audit::record(tx, &actor, &new.sub, &event).await?;
-            Ok(Some(sid))
+            Ok(Some((sid, since)))
         })
     });
-    let Some(sid) = committed.await?.value else { return Ok(None) };
+    let Some((sid, since)) = committed.await?.value else { return Ok(None) };
     row.sid = sid;
     session.cycle_id().await.map_err(unavailable)?;
     session.insert(SIGNED_IN, true).await.map_err(unavailable)?;
+    session.remove_value(NOBODY).await.map_err(unavailable)?;
     renew_forms(session).await?;
-    Ok(Some(row.into()))
+    let known = known::make(cx, &row.sub, since)?;
+    Ok(Some(Begun { sign_in: row.into(), known }))
+}
+
+/// A sign-in that has just begun.
+pub struct Begun {
+    /// Who, and where.
+    pub sign_in: SignIn,
+    /// The value of the cookie by which the account knows this browser from now on.
+    pub known: String,
 }
 
 /// Who is signed in at `browser` now, the last used first. Disabled people and ended sessions are not among them.
@@ -190,36 +238,37 @@ pub async fn sign_ins(cx: &Cx<'_>, browser: &Browser) -> Result<Vec<SignIn>> {
     let (browser, now, idle_since) = (browser.0.clone(), cx.now, cx.now - cx.sessions.idle);
     let rows =
         cx.db.read(move |conn| Box::pin(async move { sessions::of_browser(conn, &browser, now, idle_since).await }));
-    let rows = rows.await?;
-    let stale: Vec<String> =
-        rows.iter().filter(|row| now - row.last_used_at >= TOUCHED).map(|row| row.sid.clone()).collect();
-    if !stale.is_empty() {
-        let touched = cx.db.write(move |tx| {
-            Box::pin(async move {
-                for sid in &stale {
-                    sessions::touch(tx, sid, now).await?;
-                }
-                Ok(())
-            })
-        });
-        touched.await?;
-    }
-    Ok(rows.into_iter().map(SignIn::from).collect())
+    Ok(rows.await?.into_iter().map(SignIn::from).collect())
 }
 
-/// Ends a sign-in, and the grants that came of it as configured. When this returns every node acts on it.
+/// Notes that this one of those who are signed in did something: they stay so for longer, and nobody else does.
 ///
 /// # Errors
-/// 503 when the database cannot answer, or a node has not confirmed it.
-pub async fn end(cx: &Cx<'_>, sid: &str) -> Result<()> {
-    let (sid, ends) = (sid.to_owned(), cx.sessions.end_grants);
-    let actor = Actor::person(cx, "");
+/// 503 when the database does not take it.
+pub async fn used(cx: &Cx<'_>, sign_in: &SignIn) -> Result<()> {
+    let (sid, now) = (sign_in.sid.clone(), cx.now);
+    if now - sign_in.last_used_at >= TOUCHED {
+        cx.db.write(move |tx| Box::pin(async move { sessions::touch(tx, &sid, now).await })).await?;
+    }
+    Ok(())
+}
+
+/// Ends sign-ins, all of them or none, and the grants that came of them as configured. When this returns every node
+/// acts on it.
+///
+/// # Errors
+/// 503 when the database cannot answer, or a node has not confirmed it: what stands then, nobody knows yet.
+pub async fn end(cx: &Cx<'_>, sids: Vec<String>) -> Result<()> {
+    let (ends, actor) = (cx.sessions.end_grants, Actor::person(cx, ""));
     let committed = cx.db.write(move |tx| {
         Box::pin(async move {
-            let Some(sub) = sessions::end(tx, &sid).await? else { return Ok(()) };
-            let actor = actor.named(&sub);
-            audit::record(tx, &actor, &sub, &Event::SignedOut { sid: sid.clone() }).await?;
-            issue::revoke_of_session(tx, &sid, ends, &actor).await
+            for sid in sids {
+                let Some(sub) = sessions::end(tx, &sid).await? else { continue };
+                let actor = actor.clone().named(&sub);
+                audit::record(tx, &actor, &sub, &Event::SignedOut { sid: sid.clone() }).await?;
+                issue::revoke_of_session(tx, &sid, ends, &actor).await?;
+            }
+            Ok(())
         })
     });
     match committed.await?.seq {
@@ -228,15 +277,25 @@ pub async fn end(cx: &Cx<'_>, sid: &str) -> Result<()> {
     }
 }
 
+/// Where else `sub` is signed in: not at `browser`; the last used first.
+///
+/// # Errors
+/// 503 when the database cannot answer.
+pub async fn elsewhere(cx: &Cx<'_>, browser: &Browser, sub: &str) -> Result<Vec<Elsewhere>> {
+    let (browser, sub, now, idle_since) = (browser.0.clone(), sub.to_owned(), cx.now, cx.now - cx.sessions.idle);
+    let reading = cx
+        .db
+        .read(move |conn| Box::pin(async move { sessions::of_user(conn, (&sub, &browser), now, idle_since).await }));
+    Ok(reading.await?)
+}
+
 /// Signs those of `here` out of this browser whom `leaves` names; `here` are all who are signed in at it. Forms that were
 /// given out are good no more, and who comes after the last of them begins with nothing of theirs.
 ///
 /// # Errors
 /// As [`end`].
 pub async fn leave(cx: &Cx<'_>, session: &Session, here: &[SignIn], leaves: impl Fn(&SignIn) -> bool) -> Result<()> {
-    for sign_in in here.iter().filter(|sign_in| leaves(sign_in)) {
-        end(cx, &sign_in.sid).await?;
-    }
+    end(cx, here.iter().filter(|sign_in| leaves(sign_in)).map(|sign_in| sign_in.sid.clone()).collect()).await?;
     if here.iter().all(leaves) {
         return session.flush().await.map_err(unavailable);
     }
@@ -274,106 +333,4 @@ pub async fn end_all(tx: &mut Tx, actor: &Actor, sub: &str) -> Result<(), StoreE
 #[expect(clippy::needless_pass_by_value, reason = "what map_err hands over")]
 fn unavailable(cause: tower_sessions::session::Error) -> Error {
     Error::unavailable("The session cannot be read; try again.", 2).because(cause.to_string())
-}
-
-/// Sessions as rows, keyed by a hash of what the cookie says.
-#[derive(Clone)]
-pub struct Store {
-    db: Db,
-    clock: Clock,
-    absolute: Micros,
-}
-
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Store")
-    }
-}
-
-type Work<'w, T> = Pin<Box<dyn Future<Output = Stored<T>> + Send + 'w>>;
-
-fn key(id: SessionId) -> sessions::Key {
-    sha256(&id.0.to_le_bytes())
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "what map_err hands over")]
-fn failed(cause: StoreError) -> Failed {
-    Failed::Backend(cause.to_string())
-}
-
-impl Store {
-    async fn put(&self, record: &Record, is_new: bool) -> Stored<()> {
-        let id = key(record.id);
-        let data = serde_json::to_string(&record.data).map_err(|cause| Failed::Encode(cause.to_string()))?;
-        let lasts = if record.data.contains_key(SIGNED_IN) { self.absolute } else { ANONYMOUS };
-        let until = self.clock.now() + lasts;
-        let put = self.db.write(move |tx| {
-            Box::pin(async move {
-                if is_new {
-                    sessions::create(tx, &id, &data, until).await
-                } else {
-                    sessions::save(tx, &id, &data, until).await
-                }
-            })
-        });
-        put.await.map(drop).map_err(failed)
-    }
-
-    async fn get(&self, id: SessionId) -> Stored<Option<Record>> {
-        let (hash, now) = (key(id), self.clock.now());
-        let row = self.db.read(move |conn| Box::pin(async move { sessions::get(conn, &hash, now).await }));
-        let Some((data, until)) = row.await.map_err(failed)? else { return Ok(None) };
-        let data: HashMap<String, serde_json::Value> =
-            serde_json::from_str(&data).map_err(|cause| Failed::Decode(cause.to_string()))?;
-        let expiry_date =
-            OffsetDateTime::from_unix_timestamp(until / SECOND).map_err(|cause| Failed::Decode(cause.to_string()))?;
-        Ok(Some(Record { id, data, expiry_date }))
-    }
-}
-
-/// What `async fn` in the trait stands for.
-impl SessionStore for Store {
-    fn create<'s, 'r, 'w>(&'s self, record: &'r mut Record) -> Work<'w, ()>
-    where
-        's: 'w,
-        'r: 'w,
-        Self: 'w,
-    {
-        // 128 random bits meet no other's; a row that is there would be taken over, which is what an attacker wants.
-        Box::pin(async move {
-            record.id = SessionId(i128::from_le_bytes(random().map_err(|cause| Failed::Backend(cause.to_string()))?));
-            self.put(record, true).await
-        })
-    }
-
-    fn save<'s, 'r, 'w>(&'s self, record: &'r Record) -> Work<'w, ()>
-    where
-        's: 'w,
-        'r: 'w,
-        Self: 'w,
-    {
-        Box::pin(self.put(record, false))
-    }
-
-    fn load<'s, 'r, 'w>(&'s self, id: &'r SessionId) -> Work<'w, Option<Record>>
-    where
-        's: 'w,
-        'r: 'w,
-        Self: 'w,
-    {
-        Box::pin(self.get(*id))
-    }
-
-    fn delete<'s, 'r, 'w>(&'s self, id: &'r SessionId) -> Work<'w, ()>
-    where
-        's: 'w,
-        'r: 'w,
-        Self: 'w,
-    {
-        let id = key(*id);
-        Box::pin(async move {
-            let gone = self.db.write(move |tx| Box::pin(async move { sessions::delete(tx, &id).await }));
-            gone.await.map(drop).map_err(failed)
-        })
-    }
 }

@@ -1,0 +1,525 @@
+//! What a refusal changes and what it does not (mechanisms.md, "Refusals that write"): for every refusal of the way from
+//! the authorization request to tokens, all rows before and after are compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::authorize::{self, request};
+use crate::browser::{Browser, Page, parameter};
+use crate::codes::{API, APPLIED, Granted, OTHER, STOCK, Scene, WEB, execute, redeeming, text, with, without};
+use crate::flows::{self, ALICE, BOB};
+use crate::people;
+use crate::refresh::refreshing;
+use crate::support::{Answer, Engine, Place, SECRET, Server, TOKEN, both};
+
+/// Everything that a request of people may write, each with what tells its rows apart. Not the counters and samples of refusals, which
+/// are flushed each second, nor who holds a lease.
+const TABLES: &[(&str, &[&str])] = &[
+    ("artifacts", &["kind", "id"]),
+    ("attempts", &["kind", "id", "part"]),
+    ("audit_events", &["id"]),
+    ("clients", &["client_id"]),
+    ("consents", &["sub", "client_id", "resource"]),
+    ("grants", &["id"]),
+    ("revocations", &["kind", "id"]),
+    ("sessions", &["id"]),
+    ("sign_ins", &["sid"]),
+    ("users", &["sub"]),
+];
+
+type Rows = BTreeMap<(&'static str, String), BTreeMap<String, String>>;
+
+/// All rows of [`TABLES`].
+async fn rows(place: &Place) -> Rows {
+    let mut all = Rows::new();
+    for (table, key) in TABLES {
+        for row in read(place, table).await {
+            let row: BTreeMap<String, String> = serde_json::from_str::<BTreeMap<String, Value>>(&row)
+                .unwrap()
+                .into_iter()
+                // SQLite's `quote` puts texts into quotes.
+                .map(|(column, value)| {
+                    (
+                        column,
+                        value.as_str().map_or_else(|| value.to_string(), |text| text.trim_matches('\'').to_owned()),
+                    )
+                })
+                .collect();
+            // Written with the next flush, whatever happened meanwhile.
+            if ["request.refused", "sign_in.failed"]
+                .iter()
+                .any(|kind| row.get("kind").is_some_and(|known| known == kind))
+            {
+                continue;
+            }
+            let id = key.iter().filter_map(|column| row.get(*column)).cloned().collect::<Vec<_>>().join(" ");
+            assert!(all.insert((*table, id), row).is_none(), "{table}");
+        }
+    }
+    all
+}
+
+/// Rows as JSON objects.
+async fn read(place: &Place, table: &str) -> Vec<String> {
+    if place.url.starts_with("sqlite:") {
+        let names = place.texts(&format!("SELECT name FROM pragma_table_info('{table}')")).await;
+        let pairs: Vec<String> = names.iter().map(|name| format!("'{name}', quote({name})")).collect();
+        place.texts(&format!("SELECT json_object({}) FROM {table}", pairs.join(", "))).await
+    } else {
+        place.texts(&format!("SELECT row_to_json(t)::text FROM {table} t")).await
+    }
+}
+
+/// What is different: `+table:kind` came, `-table:kind` went, `table.column` changed.
+fn differences(before: &Rows, after: &Rows) -> BTreeSet<String> {
+    let called = |table: &str, row: &BTreeMap<String, String>| match row.get("kind") {
+        Some(kind) => format!("{table}:{kind}"),
+        None => table.to_owned(),
+    };
+    let mut found = BTreeSet::new();
+    for (key @ (table, _), row) in before {
+        match after.get(key) {
+            None => drop(found.insert(format!("-{}", called(table, row)))),
+            Some(now) => {
+                found.extend(row.keys().filter(|name| row[*name] != now[*name]).map(|name| format!("{table}.{name}")));
+            }
+        }
+    }
+    let new = after.iter().filter(|(key, _)| !before.contains_key(*key));
+    found.extend(new.map(|((table, _), row)| format!("+{}", called(table, row))));
+    found
+}
+
+/// Asks, and compares: `changed` and nothing else.
+async fn changes<T>(place: &Place, changed: &[&str], asking: impl Future<Output = T>) -> T {
+    let before = rows(place).await;
+    let answer = asking.await;
+    let found = differences(&before, &rows(place).await);
+    assert_eq!(found, changed.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>());
+    answer
+}
+
+/// A token request that is refused; 503s of a busy machine are asked again, and change nothing.
+async fn refused(scene: &Scene, who: (&str, &str), form: &[(&str, &str)], expected: (u16, &str, &[&str])) {
+    let (status, error, changed) = expected;
+    let place = &scene.server.place;
+    loop {
+        let before = rows(place).await;
+        let answer = scene.redeem(who, form).await;
+        let found = differences(&before, &rows(place).await);
+        let nothing = answer.status == 503 && status != 503;
+        let expected: &[&str] = if nothing { &[] } else { changed };
+        assert_eq!(found, expected.iter().map(|name| (*name).to_owned()).collect(), "{}", answer.text);
+        if nothing {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
+        answer.assert_error(status, error);
+        return;
+    }
+}
+
+const NOTHING: &[&str] = &[];
+/// Burnt: nobody guesses twice. It is forgotten with the longest access token that it could have brought.
+const BURNT: &[&str] = &["grants.code_used_at", "grants.expires_at", "grants.refresh_expires_at"];
+/// The family is dead, on every node, and somebody wrote down why.
+const REVOKED: &[&str] =
+    &["grants.revoked_at", "grants.expires_at", "+revocations:grant", "+audit_events:grant.revoked"];
+
+/// A client whose every scope is one long word: all of them together make no token.
+fn with_long_scopes() -> String {
+    let names: Vec<String> = (0..50).map(|at| format!("s{at:02}{}", "x".repeat(250))).collect();
+    let scopes: Vec<String> = names.iter().map(|name| format!("\"{name}\" = \"Long\"")).collect();
+    format!(
+        "{APPLIED}\n[[resource]]\nidentifier = \"https://long.example.com\"\nscopes = {{ {} }}\n\
+         [[client]]\nclient_id = \"long\"\ngrant_types = [\"authorization_code\", \"refresh_token\"]\n\
+         redirect_uris = [\"https://web.example.com/callback\"]\nclient_secret = \"{SECRET}\"\nscope = \"{}\"\n",
+        scopes.join(", "),
+        names.join(" ")
+    )
+}
+
+fn long_scope(words: usize) -> &'static str {
+    let names: Vec<String> = (0..words).map(|at| format!("s{at:02}{}", "x".repeat(250))).collect();
+    names.join(" ").leak()
+}
+
+both! {
+    async fn every_refusal_of_a_code(engine) {
+        let scene = Scene::new(engine).await;
+        let code = scene.code(Granted::default()).await;
+        let unknown = sealwright::secret::Prefix::Code.generate().unwrap().expose().to_owned();
+        // Nothing is used up by what cannot be it, and nothing by whom it is not for.
+        for (who, form, error) in [
+            (WEB, without(&redeeming(&code), "code"), (400, "invalid_request", NOTHING)),
+            (WEB, without(&redeeming(&code), "redirect_uri"), (400, "invalid_request", NOTHING)),
+            (WEB, without(&redeeming(&code), "grant_type"), (400, "invalid_request", NOTHING)),
+            (WEB, with(&redeeming(&code), "grant_type", "implicit"), (400, "unsupported_grant_type", NOTHING)),
+            (WEB, with(&redeeming(&code), "code", "garbage"), (400, "invalid_grant", NOTHING)),
+            (WEB, with(&redeeming(&code), "code", &unknown), (400, "invalid_grant", NOTHING)),
+            (OTHER, redeeming(&code).to_vec(), (400, "invalid_grant", NOTHING)),
+            (("machine", SECRET), redeeming(&code).to_vec(), (400, "unauthorized_client", NOTHING)),
+            (("web", "wrong"), redeeming(&code).to_vec(), (401, "invalid_client", NOTHING)),
+        ] {
+            refused(&scene, who, &form, error).await;
+        }
+        execute(&scene.server.place, "UPDATE users SET disabled = TRUE").await;
+        refused(&scene, WEB, &redeeming(&code), (400, "invalid_grant", NOTHING)).await;
+        execute(&scene.server.place, "UPDATE users SET disabled = FALSE").await;
+
+        // The right client has one try.
+        let wrong = "wrong-verifier-wrong-verifier-wrong-verifier";
+        let plain = || Granted { challenge: None, ..Granted::default() };
+        let both_forms = || Granted { scope: "orders:read stock:read", resources: vec![API.into(), STOCK.into()], ..Granted::default() };
+        let gone = || Granted { scope: "nobodys:scope", ..Granted::default() };
+        for (granted, change, error) in [
+            (Granted::default(), None, "expired"),
+            (Granted::default(), Some(("redirect_uri", "https://web.example.com/Callback")), "invalid_grant"),
+            (Granted::default(), Some(("code_verifier", "")), "invalid_grant"),
+            (Granted::default(), Some(("code_verifier", wrong)), "invalid_grant"),
+            (plain(), None, "invalid_grant"),
+            (Granted::default(), Some(("resource", STOCK)), "invalid_target"),
+            (Granted::default(), Some(("resource", "not a uri")), "invalid_target"),
+            (both_forms(), None, "invalid_target"),
+            (gone(), None, "invalid_grant"),
+        ] {
+            let code = scene.code(granted).await;
+            let mut form = redeeming(&code).to_vec();
+            if let Some((name, value)) = change {
+                form = if value.is_empty() { without(&form, name) } else { with(&form, name, value) };
+            }
+            let error = if error == "expired" {
+                execute(&scene.server.place, "UPDATE grants SET code_expires_at = 1 WHERE code_used_at IS NULL").await;
+                "invalid_grant"
+            } else {
+                error
+            };
+            refused(&scene, WEB, &form, (400, error, BURNT)).await;
+            // Whatever is presented with it now, it was used, and takes with it what nobody got.
+            refused(&scene, WEB, &redeeming(&code), (400, "invalid_grant", REVOKED)).await;
+            refused(&scene, WEB, &redeeming(&code), (400, "invalid_grant", NOTHING)).await;
+        }
+
+        // Used again, it takes the family along; by another client it does not.
+        let tokens = scene.tokens(Granted::default()).await;
+        let code = scene.code(Granted::default()).await;
+        assert_eq!(scene.redeem(WEB, &redeeming(&code)).await.status, 200);
+        refused(&scene, OTHER, &redeeming(&code), (400, "invalid_grant", NOTHING)).await;
+        refused(&scene, WEB, &redeeming(&code), (400, "invalid_grant", REVOKED)).await;
+        assert!(scene.active(text(&tokens, "access_token")).await, "another grant of the same person");
+    }
+
+    async fn every_refusal_of_a_refresh_token(engine) {
+        let scene = Scene::new(engine).await;
+        // Two forms of tokens: the code is for one of them.
+        let both_forms = Granted { scope: "orders:read stock:read", resources: vec![API.into(), STOCK.into()], ..Granted::default() };
+        let code = scene.code(both_forms).await;
+        let answer = scene.redeem(WEB, &with(&redeeming(&code), "resource", API)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let token = text(&answer.json, "refresh_token").to_owned();
+        let form = refreshing(&token);
+        let garbage = format!("swr_{}", "A".repeat(70));
+        for (who, form, error) in [
+            (WEB, without(&form, "refresh_token"), (400, "invalid_request", NOTHING)),
+            (WEB, with(&form, "refresh_token", &garbage), (400, "invalid_grant", NOTHING)),
+            (WEB, with(&form, "scope", "a  b"), (400, "invalid_scope", NOTHING)),
+            (WEB, with(&form, "scope", "orders:write"), (400, "invalid_scope", NOTHING)),
+            (WEB, with(&form, "resource", "https://nobody.example.com"), (400, "invalid_target", NOTHING)),
+            (WEB, form.to_vec(), (400, "invalid_target", NOTHING)),
+            (OTHER, form.to_vec(), (400, "invalid_grant", NOTHING)),
+            (("machine", SECRET), form.to_vec(), (400, "unauthorized_client", NOTHING)),
+            (("web", "wrong"), form.to_vec(), (401, "invalid_client", NOTHING)),
+        ] {
+            refused(&scene, who, &form, error).await;
+        }
+        execute(&scene.server.place, "UPDATE users SET disabled = TRUE").await;
+        refused(&scene, WEB, &form, (400, "invalid_grant", NOTHING)).await;
+        execute(&scene.server.place, "UPDATE users SET disabled = FALSE").await;
+        for (change, back) in [
+            ("UPDATE grants SET scope = 'nobodys:scope'", "UPDATE grants SET scope = 'orders:read stock:read'"),
+            ("UPDATE grants SET expires_at = 1", "UPDATE grants SET expires_at = refresh_expires_at"),
+            ("UPDATE grants SET rotated_at = refresh_expires_at, refresh_expires_at = 1", "UPDATE grants SET refresh_expires_at = rotated_at, rotated_at = NULL"),
+        ] {
+            execute(&scene.server.place, change).await;
+            refused(&scene, WEB, &form, (400, "invalid_grant", NOTHING)).await;
+            execute(&scene.server.place, back).await;
+        }
+        // After all that it is as good as it was.
+        let answer = scene.redeem(WEB, &with(&form, "resource", API)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let second = text(&answer.json, "refresh_token").to_owned();
+        scene.server.clock.advance(Duration::from_secs(11));
+        refused(&scene, WEB, &form, (400, "invalid_grant", REVOKED)).await;
+        for token in [&token, &second] {
+            refused(&scene, WEB, &refreshing(token), (400, "invalid_grant", NOTHING)).await;
+        }
+    }
+
+    /// What could not be introspected and revoked is not issued, and a refresh token is not used up for it.
+    async fn a_token_that_would_be_too_long_uses_no_refresh_token_up(engine) {
+        let scene = Scene::new(engine).await;
+        scene.server.apply(&with_long_scopes()).await;
+        let who = ("long", SECRET);
+        let granted = |words| Granted { client_id: "long", scope: long_scope(words), resources: vec!["https://long.example.com".into()], ..Granted::default() };
+        let code = scene.code(granted(10)).await;
+        let answer = scene.redeem(who, &redeeming(&code)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let token = text(&answer.json, "refresh_token").to_owned();
+        // It has become more, as by a row of a later release.
+        let (more, all) = (long_scope(50), long_scope(10));
+        execute(&scene.server.place, &format!("UPDATE grants SET scope = '{more}'")).await;
+        refused(&scene, who, &refreshing(&token), (400, "invalid_scope", NOTHING)).await;
+        let narrowed = with(&refreshing(&token), "scope", all);
+        assert_eq!(scene.redeem(who, &narrowed).await.status, 200);
+        let code = scene.code(granted(50)).await;
+        refused(&scene, who, &redeeming(&code), (400, "invalid_scope", BURNT)).await;
+    }
+
+    /// What no code and no refresh token of ours looks like costs no query; `machine` and `web` are known by then.
+    async fn garbage_costs_no_query(engine) {
+        let scene = Scene::new(engine).await;
+        let garbage = format!("swr_{}", "A".repeat(70));
+        let forms = [redeeming("garbage").to_vec(), refreshing("garbage").to_vec(), refreshing(&garbage).to_vec()];
+        for form in &forms {
+            refused(&scene, WEB, form, (400, "invalid_grant", NOTHING)).await;
+        }
+        let unknown = sealwright::secret::Prefix::Code.generate().unwrap();
+        // The jobs of the node go on meanwhile: of some tries one meets none of them.
+        let costs = async |form: &[(&str, &str)]| {
+            let mut least = u64::MAX;
+            for _ in 0..20 {
+                let before = scene.server.services.db.statements();
+                scene.redeem(WEB, form).await;
+                least = least.min(scene.server.services.db.statements() - before);
+            }
+            least
+        };
+        for form in &forms {
+            assert_eq!(costs(form).await, 0, "{form:?}");
+        }
+        assert!(costs(&redeeming(unknown.expose())).await > 0);
+    }
+
+    /// A node that is about to say 503 uses nothing up.
+    async fn a_full_pool_uses_nothing_up(engine) {
+        let scene = Scene::new(engine).await;
+        let slow = APPLIED.replacen("scopes = { \"orders:read\"", "access_token_signed_response_alg = \"RS256\"\nscopes = { \"orders:read\"", 1);
+        scene.server.apply(&slow).await;
+        let tokens = scene.tokens(Granted::default()).await;
+        let code = scene.code(Granted::default()).await;
+        let signer = scene.server.services.keys.ring().active(sealwright::wire::Algorithm::Rs256).unwrap().clone();
+        let mut places = Vec::new();
+        while let Ok(place) = signer.place() {
+            places.push(place);
+        }
+        for form in [redeeming(&code).to_vec(), refreshing(text(&tokens, "refresh_token")).to_vec()] {
+            refused(&scene, WEB, &form, (503, "temporarily_unavailable", NOTHING)).await;
+            places.clear();
+            assert_eq!(scene.redeem(WEB, &form).await.status, 200);
+            while let Ok(place) = signer.place() {
+                places.push(place);
+            }
+        }
+    }
+
+    async fn every_refusal_of_an_authorization_request(engine) {
+        let server = flows::with_people(engine).await;
+        let place = server.place.clone();
+        let long = "x".repeat(5000);
+        for (what, changed, error) in [
+            (&[("response_mode", "web_message")][..], NOTHING, "invalid_request"),
+            (&[("state", long.as_str())], NOTHING, "invalid_request"),
+            (&[("request", "e30.e30.")], NOTHING, "request_not_supported"),
+            (&[("request_uri", "https://rp.test/r")], NOTHING, "request_uri_not_supported"),
+            (&[("registration", "{}")], NOTHING, "registration_not_supported"),
+            (&[("response_type", "")], NOTHING, "invalid_request"),
+            (&[("response_type", "token")], NOTHING, "unsupported_response_type"),
+            (&[("code_challenge", "")], NOTHING, "invalid_request"),
+            (&[("code_challenge", ""), ("code_challenge_method", "")], NOTHING, "invalid_request"),
+            (&[("code_challenge_method", "")], NOTHING, "invalid_request"),
+            (&[("code_challenge_method", "plain")], NOTHING, "invalid_request"),
+            (&[("code_challenge", "short")], NOTHING, "invalid_request"),
+            (&[("scope", "a  b")], NOTHING, "invalid_scope"),
+            (&[("scope", "openid phone")], NOTHING, "invalid_scope"),
+            (&[("resource", "https://nobody.test")], NOTHING, "invalid_target"),
+            (&[("nonce", &long)], NOTHING, "invalid_request"),
+            (&[("prompt", "dance")], NOTHING, "invalid_request"),
+            (&[("prompt", "none login")], NOTHING, "invalid_request"),
+            (&[("max_age", "-1")], NOTHING, "invalid_request"),
+            (&[("max_age", "99999999999")], NOTHING, "invalid_request"),
+            (&[("login_hint", &long)], NOTHING, "invalid_request"),
+            (&[("claims", "[]")], NOTHING, "invalid_request"),
+            (&[("id_token_hint", "x")], NOTHING, "invalid_request"),
+        ] {
+            let parameters = request(what);
+            for post in [false, true] {
+                let mut browser = Browser::new(&server);
+                let asking = async {
+                    if post {
+                        browser.post_from("https://rp.test", "/oauth2/authorize", &parameters).await
+                    } else {
+                        browser.authorize(&parameters).await
+                    }
+                };
+                let page = changes(&place, changed, asking).await;
+                let told = parameter(&page.redirected(), "error");
+                assert_eq!(told.as_deref(), Some(error), "{what:?}");
+                assert!(browser.cookies.is_empty(), "{what:?}");
+            }
+        }
+        // Nobody to answer: a page.
+        for what in [&[("client_id", "nobody")][..], &[("redirect_uri", "https://evil.test/cb")], &[("redirect_uri", "")]] {
+            let mut browser = Browser::new(&server);
+            let page = changes(&place, NOTHING, browser.authorize(&request(what))).await;
+            assert_eq!((page.status, page.away), (400, None));
+        }
+    }
+
+    async fn every_refusal_of_who_may_answer(engine) {
+        let server = flows::with_people(engine).await;
+        let place = server.place.clone();
+        let mut browser = Browser::new(&server);
+        let none = request(&[("prompt", "none")]);
+        let told = |page: &Page| parameter(&page.redirected(), "error");
+        // A browser that has been here.
+        browser.get("/login").await;
+        let page = changes(&place, NOTHING, browser.authorize(&none)).await;
+        assert_eq!(told(&page).as_deref(), Some("login_required"));
+        let login = changes(&place, &["+artifacts:authorization_flow"], browser.authorize(&request(&[]))).await;
+        let consent = browser.fill_in(&login, ALICE).await;
+        assert!(consent.is_at("/consent"), "{}", consent.url);
+        let page = changes(&place, NOTHING, browser.authorize(&none)).await;
+        assert_eq!(told(&page).as_deref(), Some("consent_required"));
+        let other = r#"{"id_token":{"sub":{"value":"6fa459ea-ee8a-3ca4-894e-db77e160355e"}}}"#;
+        let acr = r#"{"id_token":{"acr":{"essential":true,"value":"urn:example:none-such"}}}"#;
+        for (changed, error) in [
+            (("claims", other), "login_required"),
+            (("login_hint", "bob@example.com"), "login_required"),
+            (("claims", acr), "unmet_authentication_requirements"),
+        ] {
+            let page = changes(&place, NOTHING, browser.authorize(&request(&[("prompt", "none"), changed]))).await;
+            assert_eq!(told(&page).as_deref(), Some(error), "{changed:?}");
+        }
+
+        // Another browser, a form that is not this session's, another site's form: the flow stays as it was.
+        let at = format!("{}/oauth2/authorize?flow={}", server.issuer, consent.flow());
+        let mut stranger = Browser::new(&server);
+        stranger.get("/login").await;
+        let page = changes(&place, NOTHING, stranger.get(&at)).await;
+        assert_eq!((page.status, page.away), (400, None));
+        let page = changes(&place, NOTHING, browser.press(&consent, "approve", &[("csrf", "guess")])).await;
+        assert_eq!(page.status, 403);
+        let csrf = consent.input("csrf");
+        let (flow, fields) = (consent.flow(), |flow: &str| [("csrf", csrf.clone()), ("flow", flow.to_owned()), ("approve", "1".to_owned())]);
+        let sent = fields(&flow);
+        let sent: Vec<(&str, &str)> = sent.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let page = changes(&place, NOTHING, browser.post_with("/consent", &sent, &[("sec-fetch-site", "cross-site")])).await;
+        assert_eq!(page.status, 403);
+
+        // Who has decided has decided, though nobody has told the client yet (T-103).
+        let mut steps = Browser::stepwise(&server);
+        steps.cookies = browser.cookies.clone();
+        let again = browser.authorize(&request(&[])).await;
+        let page = steps.press(&again, "deny", &[]).await;
+        assert_eq!(page.status, 303);
+        let page = changes(&place, NOTHING, steps.press(&again, "approve", &[])).await;
+        assert_eq!(page.status, 400);
+        let page = browser.get(&format!("{}/oauth2/authorize?flow={}", server.issuer, again.flow())).await;
+        assert_eq!(told(&page).as_deref(), Some("access_denied"));
+
+        // A no is no consent, and no grant: the flow is over.
+        let page = changes(&place, &["-artifacts:authorization_flow"], browser.press(&consent, "deny", &[])).await;
+        assert_eq!(told(&page).as_deref(), Some("access_denied"));
+        let page = changes(&place, NOTHING, browser.get(&at)).await;
+        assert_eq!((page.status, page.away), (400, None));
+        let page = changes(&place, NOTHING, browser.press(&consent, "approve", &[])).await;
+        assert_eq!(page.status, 400);
+
+        // A second account: somebody would have to choose.
+        let login = browser.authorize(&request(&[("prompt", "login")])).await;
+        browser.fill_in(&login, BOB).await;
+        let page = changes(&place, NOTHING, browser.authorize(&none)).await;
+        assert_eq!(told(&page).as_deref(), Some("account_selection_required"));
+
+        // The client is switched off, or has another address: nobody to answer, at any step.
+        let login = browser.authorize(&request(&[("prompt", "login")])).await;
+        let at = format!("{}/oauth2/authorize?flow={}", server.issuer, login.flow());
+        let moved = authorize::CLIENTS.replacen("https://rp.test/cb", "https://rp.test/elsewhere", 1);
+        server.apply(&moved).await;
+        let page = changes(&place, NOTHING, browser.get(&at)).await;
+        assert_eq!((page.status, page.away), (400, None));
+    }
+
+    /// OpenID Connect Core §3.1.2.1: a hint is an ID token of ours, for this client, of who is there.
+    async fn every_refusal_of_a_hint(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(people::PEOPLE).await;
+        let place = server.place.clone();
+        let (mut ada, mut bob) = (Browser::new(&server), Browser::new(&server));
+        let hers = people::tokens(&server, &mut ada, people::ADA, "openid").await;
+        let his = people::tokens(&server, &mut bob, people::BOB, "openid").await;
+        let of_app = ("openid", &[("client_id", "app"), ("redirect_uri", "http://127.0.0.1/cb")][..]);
+        let apps = people::tokens_with(&server, &mut ada, people::ADA, of_app).await;
+        let [hers, his, apps, access] =
+            [(&hers, "id_token"), (&his, "id_token"), (&apps, "id_token"), (&hers, "access_token")].map(|(tokens, name)| text(tokens, name));
+        let cut = &hers[..hers.len() - 4];
+        for (hint, error) in [
+            (apps, "invalid_request"),
+            (access, "invalid_request"),
+            (cut, "invalid_request"),
+            (his, "login_required"),
+        ] {
+            let more = [("prompt", "none"), ("id_token_hint", hint)];
+            let url = people::authorization_url(&server, "openid", &more);
+            let page = changes(&place, NOTHING, ada.get(&url)).await;
+            assert_eq!(parameter(&page.redirected(), "error").as_deref(), Some(error), "{hint}");
+        }
+        let more = [("prompt", "none"), ("id_token_hint", hers)];
+        let page = ada.get(&people::authorization_url(&server, "openid", &more)).await;
+        assert!(parameter(&page.redirected(), "code").is_some());
+    }
+
+    /// Who does not get in is counted, and nothing else happens.
+    async fn every_refusal_of_a_sign_in(engine) {
+        let server = flows::with_people(engine).await;
+        let place = server.place.clone();
+        let mut browser = Browser::stepwise(&server);
+        let csrf = browser.token().await;
+        let long = "x".repeat(300);
+        for (csrf, username, password, counted) in [
+            (csrf.as_str(), "alice", "wrong", true),
+            (&csrf, "nobody", "wrong", true),
+            (&csrf, "alice", &long, false),
+            (&csrf, "", "wrong", false),
+            ("guess", ALICE.0, ALICE.1, false),
+        ] {
+            let before = rows(&place).await;
+            let page = browser.post("/login", &[("csrf", csrf), ("username", username), ("password", password)]).await;
+            assert_eq!(page.status, 403, "{username}");
+            let found = differences(&before, &rows(&place).await);
+            let counts = |name: &String| ["+attempts:", "attempts."].iter().any(|known| name.starts_with(known));
+            assert!(found.iter().all(counts) && found.is_empty() != counted, "{username}: {found:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_comparison_sees_what_changes() {
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let scene = Scene::new(engine).await;
+        let before = rows(&scene.server.place).await;
+        assert!(
+            before.keys().any(|(table, _)| *table == "users") && before.keys().any(|(table, _)| *table == "clients")
+        );
+        let code = scene.code(Granted::default()).await;
+        let answer: Answer = scene.server.post(TOKEN, Some(WEB), &redeeming(&code)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let after = rows(&scene.server.place).await;
+        let found: Vec<String> = differences(&before, &after).into_iter().collect();
+        assert_eq!(found, ["+audit_events:tokens.issued", "+grants", "sign_ins.last_used_at"]);
+        assert_eq!(differences(&after, &before).len(), 3);
+    }
+}
