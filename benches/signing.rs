@@ -8,6 +8,7 @@ use criterion::Criterion;
 use sealwright::form::Form;
 use sealwright::issue::{AccessClaims, Audience};
 use sealwright::keys::{Jws, KeyEntry, KeyPair, KeyRing, KeyState, Signer, SigningQueue, Typ};
+use sealwright::store::signing_keys::Times;
 use sealwright::wire::Algorithm;
 use tokio::runtime::Runtime;
 
@@ -50,7 +51,7 @@ fn entry(signer: &Arc<Signer>) -> KeyEntry {
         alg_name: signer.alg_name().to_owned(),
         state: KeyState::Active,
         created_at: 0,
-        activate_at: Some(0),
+        times: Times::default(),
         public: signer.pair().public_jwk().clone(),
         signer: Some(Arc::clone(signer)),
     }

@@ -24,10 +24,11 @@ CREATE TABLE nodes (
     id          BYTEA PRIMARY KEY,
     lease_until BIGINT NOT NULL,
     applied_seq BIGINT NOT NULL,
-    started_at  BIGINT NOT NULL
+    started_at  BIGINT NOT NULL,
+    master_keys TEXT NOT NULL
 );
 
--- Times of a key's life are here from the start, so that rotation needs no migration.
+-- The times of a key's life are planned when it is made, and become what they were as it goes on.
 CREATE TABLE signing_keys (
     kid          TEXT PRIMARY KEY,
     alg          TEXT NOT NULL,
@@ -36,12 +37,13 @@ CREATE TABLE signing_keys (
     public_jwk   TEXT NOT NULL,
     sealed       BYTEA NOT NULL,
     created_at   BIGINT NOT NULL,
-    published_at BIGINT,
-    activate_at  BIGINT,
-    retire_at    BIGINT,
-    remove_at    BIGINT
+    published_at BIGINT NOT NULL,
+    activate_at  BIGINT NOT NULL,
+    retire_at    BIGINT NOT NULL,
+    remove_at    BIGINT NOT NULL
 );
 CREATE UNIQUE INDEX signing_keys_one_active ON signing_keys (alg) WHERE state = 'active';
+CREATE UNIQUE INDEX signing_keys_one_standby ON signing_keys (alg) WHERE state = 'published';
 
 CREATE TABLE resources (
     identifier TEXT PRIMARY KEY,

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{SECOND, micros};
+use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Services;
 use crate::issue::LONGEST_LIFETIME;
+use crate::metrics::in_seconds;
 use crate::nodes::FEED_KEPT;
 use crate::session;
 use crate::store::{
-    Db, JobFuture, StoreError, Tx, artifacts, attempts, audit, feed, grants, nodes, revocations, sessions,
+    Committed, Db, JobFuture, StoreError, Tx, artifacts, attempts, audit, feed, grants, nodes, revocations, sessions,
 };
 
 const FLUSH: Duration = Duration::from_secs(1);
@@ -71,6 +72,52 @@ pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
     db.write(move |tx| Box::pin(nodes::sweep(tx, now - micros(FEED_KEPT)))).await?;
     services.revocations.sweep(dead);
     Ok(())
+}
+
+/// Between two looks at the signing keys' schedule. It stands in memory: a look costs nothing.
+const LOOK: Duration = Duration::from_millis(100);
+/// After a step that failed: making the key for the next try is work.
+const REST: Duration = Duration::from_secs(5);
+/// A step that has been due for longer is told, each time that so much has passed again.
+const LATE: Micros = 60 * SECOND;
+
+/// Moves the signing keys on by their schedule until `stop`. Every node tries what is due, and one makes it; the others
+/// learn of it by the feed. Nothing is kept between two steps, so whoever is there makes the next.
+pub async fn rotate(services: Arc<Services>, stop: CancellationToken) {
+    let (mut since, mut told, mut made, mut pause) = (None, 0, 0, LOOK);
+    while tokio::time::timeout(pause, stop.cancelled()).await.is_err() {
+        let now = services.clock.now();
+        let due: Vec<_> = services.keys.next_steps().into_iter().filter(|(_, due)| due.at <= now).collect();
+        // How long it has been due for us; a clock that jumped has made nobody late.
+        (since, told) = if due.is_empty() { (None, 0) } else { (since.or(Some(now)), told) };
+        let late = since.map_or(0, |since| now - since);
+        services.metrics.signing_key_late.set(in_seconds(late));
+        if late > told + LATE {
+            told = late;
+            let seconds = late / SECOND;
+            let steps = due.iter().map(|(algorithm, due)| format!("{algorithm}: {}", due.step)).collect::<Vec<_>>();
+            tracing::warn!(seconds, steps = steps.join(", "), "the signing keys' schedule is late");
+        }
+        pause = LOOK;
+        // What memory has not learnt yet is still due in it.
+        if services.node.applied() < made {
+            continue;
+        }
+        for (algorithm, _) in due {
+            match services.keys.step(&services.db, now, algorithm).await {
+                Ok(Committed { value: Some(this), seq }) => {
+                    tracing::info!(%algorithm, step = %this, "the signing keys' schedule went on");
+                    services.metrics.signing_key_step(algorithm, this.as_str());
+                    made = seq.unwrap_or(made);
+                }
+                Ok(_) => {}
+                Err(cause) => {
+                    tracing::warn!(%cause, %algorithm, "a step of the signing keys waits");
+                    pause = REST;
+                }
+            }
+        }
+    }
 }
 
 async fn in_batches<F>(db: &Db, batch: F) -> Result<(), StoreError>

@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::clock::Micros;
+use crate::clock::{Micros, SECOND};
 use crate::error::Code;
 use crate::wire::{Algorithm, GrantType};
 
@@ -46,6 +46,10 @@ pub struct Metrics {
     http_connections: Family<[Word; 1], Gauge>,
     pool_connections: Family<[Word; 1], Gauge>,
     signing_key_age: Family<[Word; 2], Seconds>,
+    signing_key_next: Family<[Word; 2], Seconds>,
+    signing_key_steps: Counters<2>,
+    /// For how long a step of the signing keys has been due and not made.
+    pub signing_key_late: Seconds,
     /// How long a token request took from the first byte of work to the reply, in microseconds.
     pub token_issue: Histogram,
     /// Handlers that panicked.
@@ -91,6 +95,21 @@ impl Metrics {
                 &mut to,
                 "signing_key_age_seconds",
                 "Age of the oldest key by algorithm and state",
+            ),
+            signing_key_next: register(
+                &mut to,
+                "signing_key_next_step_seconds",
+                "Time until the next step of the signing keys' schedule, by algorithm and step",
+            ),
+            signing_key_steps: register(
+                &mut to,
+                "signing_key_steps",
+                "Steps of the signing keys' schedule that this node made",
+            ),
+            signing_key_late: register(
+                &mut to,
+                "signing_key_late_seconds",
+                "For how long a step of the signing keys' schedule has been due",
             ),
             token_issue: histogram(&mut to, ("token_issue_seconds", issue), ISSUE_BOUNDS, 1e6),
             http_panics: register(&mut to, "http_panics", "Requests whose handler panicked"),
@@ -166,6 +185,19 @@ impl Metrics {
         for (algorithm, state, age) in keys {
             self.signing_key_age.get_or_create(&[("alg", algorithm.as_str()), ("state", state)]).set(age);
         }
+    }
+
+    /// The next step of each algorithm's keys: algorithm, step, and seconds until it is due. Replaces them all.
+    pub fn set_signing_key_steps(&self, steps: impl IntoIterator<Item = (Algorithm, &'static str, f64)>) {
+        self.signing_key_next.clear();
+        for (algorithm, step, left) in steps {
+            self.signing_key_next.get_or_create(&[("alg", algorithm.as_str()), ("step", step)]).set(left);
+        }
+    }
+
+    /// A step of the signing keys' schedule that this node made.
+    pub fn signing_key_step(&self, algorithm: Algorithm, step: &'static str) {
+        self.signing_key_steps.get_or_create(&[("alg", algorithm.as_str()), ("step", step)]).inc();
     }
 
     /// The counters of one route pattern, to be kept by the route.
@@ -258,6 +290,12 @@ impl EncodeMetric for Histogram {
     fn metric_type(&self) -> MetricType {
         MetricType::Histogram
     }
+}
+
+/// A time span as a gauge shows it.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people: 52 bits are enough")]
+pub fn in_seconds(micros: Micros) -> f64 {
+    micros as f64 / SECOND as f64
 }
 
 fn register<M: Metric + Clone + Default>(to: &mut Registry, name: &str, help: &str) -> M {

@@ -123,6 +123,7 @@ part authlib interop authlib_client
 part authliblogin interop authlib_login
 part openidclient interop openid_client
 part envoy interop envoy_gateway
+part envoyrotation interop envoy_rotation
 part nginx interop nginx_gateway
 part browser browser
 

@@ -11,9 +11,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::clock::{Micros, SECOND};
 use crate::cx::Services;
 use crate::http::render;
+use crate::metrics::in_seconds;
 use crate::nodes::MOST_SKEW;
 
 /// What `/health/ready` answers.
@@ -71,9 +71,8 @@ fn observe(services: &Services) {
     let (now, ring) = (services.clock.now(), services.keys.ring());
     let ages = ring.entries().iter().map(|key| (key.algorithm, key.state.as_str(), in_seconds(now - key.created_at)));
     metrics.set_signing_keys(ages);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge")]
-fn in_seconds(micros: Micros) -> f64 {
-    micros as f64 / SECOND as f64
+    let steps = services.keys.next_steps().into_iter();
+    metrics.set_signing_key_steps(
+        steps.map(|(algorithm, due)| (algorithm, due.step.as_str(), in_seconds((due.at - now).max(0)))),
+    );
 }

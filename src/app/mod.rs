@@ -40,7 +40,7 @@ use crate::visitors::{self, Visitors};
 use crate::{account, error, jobs, oidc, pages, session};
 
 pub use management::Health;
-pub use open::{Opened, open};
+pub use open::{Opened, given, has_all, open};
 
 /// Why a server or a command cannot start. Each text says what mends it.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +61,38 @@ pub enum StartError {
     #[error("the master key file {0} cannot be read or made: {1}")]
     MasterKeyFile(PathBuf, std::io::Error),
     /// The master key file is gone, and the database has sealed rows.
-    #[error("the master key file {0} is missing, and this database is sealed with it; put it back from your backup")]
-    MasterKeyGone(PathBuf),
+    #[error(
+        "the master key file {0} is missing, and this database is sealed with the master key {1}; put it back from your \
+         backup"
+    )]
+    MasterKeyGone(PathBuf, String),
     /// The master key is not 32 bytes.
     #[error("the master key is malformed: it takes 32 bytes, as 64 hex digits or 43 characters of base64url")]
     MasterKeyMalformed,
     /// The master key is another one.
-    #[error("this is not the master key that this database is sealed with; check master_key.file and database.url")]
-    MasterKeyWrong,
+    #[error(
+        "this is not the master key that this database is sealed with: {id} seals {seals}, and {given} is configured; \
+         check master_key.file and database.url"
+    )]
+    MasterKeyWrong {
+        /// The id of the one that seals.
+        id: String,
+        /// What it seals.
+        seals: String,
+        /// The ids of those that are there.
+        given: String,
+    },
+    /// A master key was removed too early.
+    #[error(
+        "the master key {id} is missing, and it still seals {seals}; put it back, below the first one, and run \
+         `sealwright keys reseal` before you remove it"
+    )]
+    MasterKeyMissing {
+        /// The id of the missing one.
+        id: String,
+        /// What it seals.
+        seals: String,
+    },
     /// The limit of open files leaves no room for the connections that are configured.
     #[error("{0}")]
     Connections(Problem),
@@ -132,12 +156,11 @@ impl App {
         let mac = MacKeys::load(&opened.db, &opened.master).await?;
         let services = Arc::new(services(config, opened, mac, metrics.clone())?);
         nodes::lock(&services).await?;
-        for made in services.keys.ensure(&services.db, &config.keys).await? {
-            tracing::info!(algorithm = %made.value, "made a signing key");
-            // Nodes that run already know the key before it signs.
-            if let Some(seq) = made.seq {
-                nodes::acted_on_elsewhere(&services.db, &services.clock, seq).await?;
-            }
+        let made = services.keys.ensure(&services.db, services.clock.now()).await?;
+        made.value.iter().for_each(|algorithm| tracing::info!(%algorithm, "made a signing key and its standby"));
+        // Nodes that started at the same moment know the keys before they sign.
+        if let Some(seq) = made.seq {
+            nodes::acted_on_elsewhere(&services.db, &services.clock, seq).await?;
         }
         let follower = nodes::join(&services).await?;
 
@@ -146,6 +169,7 @@ impl App {
         jobs.spawn(nodes::follow(services.clone(), follower, finish.clone()));
         jobs.spawn(jobs::flush(services.clone(), finish.clone()));
         jobs.spawn(jobs::sweep(services.clone(), finish.clone()));
+        jobs.spawn(jobs::rotate(services.clone(), finish.clone()));
         if let Some(tls) = &tls {
             jobs.spawn(tls.clone().watch(Duration::from_secs(1), finish.clone()));
         }
@@ -249,7 +273,7 @@ fn services(config: &Config, opened: Opened, mac: MacKeys, metrics: Arc<Metrics>
     Ok(Services {
         issuer: config.issuer.clone().ok_or(StartError::NoIssuer)?,
         metrics,
-        keys: Keys::new(master),
+        keys: Keys::new(master, config),
         mac,
         sessions: session::Settings {
             idle: micros(config.sessions.idle_seconds),

@@ -1,36 +1,33 @@
-//! Opening the database and the master key: what `serve` and every other command begin with.
+//! Opening the database and the master keys: what `serve` and every other command begin with.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
 
 use super::StartError;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl, MasterKeySource};
-use crate::keys::MasterKey;
+use crate::keys::{MasterKey, MasterKeys, master};
+use crate::store::Db;
 use crate::store::feed::Follower;
-use crate::store::{Db, meta};
 
-/// The key of the fact by which a database knows its master key.
-const CHECK: &str = "master_key_check";
-
-/// An open database with its master key.
+/// An open database with its master keys.
 pub struct Opened {
     /// The database, migrated.
     pub db: Db,
     /// The clock that follows it.
     pub clock: Clock,
     /// What its sealed rows open with.
-    pub master: MasterKey,
+    pub master: Arc<MasterKeys>,
     /// What was made on the way, to be told.
     pub notes: Vec<String>,
 }
 
-/// Opens the database, brings its schema up where that is configured, and reads the master key, which is made on
+/// Opens the database, brings its schema up where that is configured, and reads the master keys; one is made on
 /// SQLite when there was none. Waits, when `patient`, for somebody to migrate a PostgreSQL database.
 ///
 /// # Errors
@@ -55,41 +52,71 @@ pub async fn open(config: &Config, clock: Clock, patient: bool) -> Result<Opened
     }
     // Leases are judged by the database's clock, by commands too.
     Follower::new(&db).await?.set(&clock).await?;
-    let sealed = db.read(|conn| Box::pin(meta::get(conn, CHECK))).await?;
-    let master = master_key(config, sealed.is_some(), &mut notes)?;
-    let check = BASE64_URL_SAFE_NO_PAD.encode(master.check_value());
-    let ours = check.clone();
-    // Of several first starts, one decides; the others find out here whether they hold the same key.
-    let decided = match sealed {
-        Some(sealed) => sealed,
-        None => db.write(move |tx| Box::pin(async move { meta::decide(tx, CHECK, &ours).await })).await?.value,
-    };
-    if decided != check {
-        return Err(StartError::MasterKeyWrong);
+    let sealed_by = db.read(|conn| Box::pin(master::sealing(conn))).await?;
+    let master = Arc::new(match given(config)? {
+        Some(master) => master,
+        None => made(config, sealed_by.as_deref(), &mut notes)?,
+    });
+    if sealed_by.is_none() {
+        // Of several first starts, one decides; the others find out below whether they hold the same key.
+        let ours = master.clone();
+        db.write(move |tx| Box::pin(async move { ours.decide(tx).await.map(drop) })).await?;
     }
+    has_all(&db, &master).await?;
     Ok(Opened { db, clock, master, notes })
 }
 
-fn master_key(config: &Config, sealed: bool, notes: &mut Vec<String>) -> Result<MasterKey, StartError> {
-    let malformed = |_| StartError::MasterKeyMalformed;
+/// Makes sure that `master` has the key that seals, and every other that something is still sealed under.
+///
+/// # Errors
+/// [`StartError::MasterKeyWrong`], [`StartError::MasterKeyMissing`], or when the database cannot be read.
+pub async fn has_all(db: &Db, master: &MasterKeys) -> Result<(), StartError> {
+    let read = db.read(|conn| Box::pin(async move { Ok((master::sealing(conn).await?, master::census(conn).await?)) }));
+    let (sealing, census) = read.await?;
+    let seals = |id: &str| census.get(id).map_or_else(|| "nothing yet".to_owned(), master::told);
+    if let Some(id) = sealing.filter(|id| !master.has(id)) {
+        return Err(StartError::MasterKeyWrong { seals: seals(&id), id, given: master.ids() });
+    }
+    let used = |seals: &master::Seals| seals.values().any(|(_, used)| *used > 0);
+    match census.iter().find(|(id, seals)| !master.has(id) && used(seals)) {
+        Some((id, _)) => Err(StartError::MasterKeyMissing { seals: seals(id), id: id.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The master keys as configured; `None` where the file is one that is made at the first start, and is not there.
+///
+/// # Errors
+/// [`StartError`] when there is none, or the file cannot be read.
+pub fn given(config: &Config) -> Result<Option<MasterKeys>, StartError> {
+    let parsed = |text: &str| MasterKeys::parse(text).map(Some).map_err(|_| StartError::MasterKeyMalformed);
     match config.master_key_source().ok_or(StartError::NoMasterKey)? {
-        MasterKeySource::Value(value) => MasterKey::parse(value.expose()).map_err(malformed),
-        MasterKeySource::File(path) => read(&path),
-        MasterKeySource::Made(path) if path.exists() => read(&path),
-        MasterKeySource::Made(path) if sealed => Err(StartError::MasterKeyGone(path)),
-        MasterKeySource::Made(path) => {
-            let failed = |cause| StartError::MasterKeyFile(path.clone(), cause);
-            let key = MasterKey::generate().map_err(|cause| StartError::Internal(cause.into()))?;
-            match place(&path, &key) {
-                Ok(()) => {
-                    notes.push(format!("made the master key file {}: keep a copy in a safe place", path.display()));
-                    Ok(key)
-                }
-                // Another process was first.
-                Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => read(&path),
-                Err(cause) => Err(failed(cause)),
-            }
+        MasterKeySource::Value(value) => parsed(value.expose()),
+        MasterKeySource::Made(path) if !path.exists() => Ok(None),
+        MasterKeySource::File(path) | MasterKeySource::Made(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|cause| StartError::MasterKeyFile(path, cause))?;
+            parsed(&Zeroizing::new(text))
         }
+    }
+}
+
+/// Makes the file with the first key, unless the database is sealed already.
+fn made(config: &Config, sealed_by: Option<&str>, notes: &mut Vec<String>) -> Result<MasterKeys, StartError> {
+    let Some(MasterKeySource::Made(path)) = config.master_key_source() else { return Err(StartError::NoMasterKey) };
+    if let Some(id) = sealed_by {
+        return Err(StartError::MasterKeyGone(path, id.to_owned()));
+    }
+    let key = MasterKey::generate().map_err(|cause| StartError::Internal(cause.into()))?;
+    match place(&path, &key) {
+        Ok(()) => {
+            notes.push(format!("made the master key file {}: keep a copy in a safe place", path.display()));
+            Ok(key.into())
+        }
+        // Another process was first.
+        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
+            given(config)?.ok_or(StartError::NoMasterKey)
+        }
+        Err(cause) => Err(StartError::MasterKeyFile(path, cause)),
     }
 }
 
@@ -103,9 +130,4 @@ fn place(path: &Path, key: &MasterKey) -> std::io::Result<()> {
         .and_then(|()| std::fs::hard_link(&beside, path));
     std::fs::remove_file(&beside)?;
     placed
-}
-
-fn read(path: &Path) -> Result<MasterKey, StartError> {
-    let text = std::fs::read_to_string(path).map_err(|cause| StartError::MasterKeyFile(path.to_owned(), cause))?;
-    MasterKey::parse(zeroize::Zeroizing::new(text).trim()).map_err(|_| StartError::MasterKeyMalformed)
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::wire::GrantType;
+use crate::clock::Micros;
+use crate::wire::{Algorithm, GrantType};
 
 /// What happens to an object of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -82,11 +83,51 @@ pub enum Event {
     /// A mapping of a claim was removed: its name, scope and client.
     #[serde(rename = "claim.removed")]
     ClaimRemoved,
-    /// A signing key was made: its `kid`.
+    /// A signing key was made, and is in the JWKS: its `kid`.
     #[serde(rename = "signing_key.made")]
     SigningKeyMade {
         /// Its algorithm.
-        alg: String,
+        alg: Algorithm,
+        /// A word of `KeyState`: `published`, or `active` for one that signs from its first moment on.
+        state: &'static str,
+    },
+    /// A signing key took over: its `kid`.
+    #[serde(rename = "signing_key.activated")]
+    SigningKeyActivated {
+        /// Its algorithm.
+        alg: Algorithm,
+    },
+    /// A signing key signs no more: its `kid`.
+    #[serde(rename = "signing_key.retiring")]
+    SigningKeyRetiring {
+        /// Its algorithm.
+        alg: Algorithm,
+        /// Until when what it signed is good, and it stays in the JWKS.
+        until: Micros,
+    },
+    /// A signing key left the JWKS: its `kid`.
+    #[serde(rename = "signing_key.retired")]
+    SigningKeyRetired {
+        /// Its algorithm.
+        alg: Algorithm,
+    },
+    /// A signing key was withdrawn with all that it signed: its `kid`.
+    #[serde(rename = "signing_key.revoked")]
+    SigningKeyRevoked {
+        /// Its algorithm.
+        alg: Algorithm,
+    },
+    /// A signing key that was made elsewhere is in the JWKS: its `kid`.
+    #[serde(rename = "signing_key.imported")]
+    SigningKeyImported {
+        /// Its algorithm.
+        alg: Algorithm,
+    },
+    /// Another master key seals from now on: its id.
+    #[serde(rename = "master_key.turned")]
+    MasterKeyTurned {
+        /// The id of the one that did.
+        from: String,
     },
     /// The first key of message authentication codes was made.
     #[serde(rename = "mac_key.made")]

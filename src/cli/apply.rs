@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::database;
 use super::dev;
 use super::issuer::stdin;
 use super::output::{Failure, give, give_json, say};
@@ -13,7 +14,6 @@ use crate::app;
 use crate::apply::{self, Applied, Change, Format, Generated, Options};
 use crate::audit::Action;
 use crate::clock::Clock;
-use crate::nodes;
 use crate::password::PasswordHasher;
 
 /// Set up clients and resources as a file says; what is so already stays as it is
@@ -97,15 +97,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let Applied { generated, seq } = apply::commit(&opened.db, plan, &passwords).await?;
     // First of all: they cannot be shown again.
     print(&generated, &changes, args.json)?;
-    if let Some(seq) = seq {
-        nodes::acted_on_elsewhere(&opened.db, &opened.clock, seq).await.map_err(|cause| {
-            Failure::failed(format!(
-                "the change is stored, but not every running server has confirmed it ({}); each acts on it within \
-                 seconds of reaching the database",
-                cause.detail
-            ))
-        })?;
-    }
+    database::acted_on(&opened.db, &opened.clock, seq).await?;
     say(summary);
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! Opening the database for commands that need nothing else of the server, and no master key.
+//! The database beside running servers: opening it for commands that need nothing else of the server, and no master
+//! key; and waiting until servers act on what was changed.
 
 use super::output::Failure;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl};
+use crate::nodes;
 use crate::store::{Db, Options};
 
 /// Opens the database, and makes SQLite's file when it is missing.
@@ -27,4 +29,16 @@ pub async fn open_ready(config: &Config) -> Result<Db, Failure> {
         return Ok(db);
     }
     Err(Failure::failed("the database does not have this release's schema yet; run: sealwright migrate"))
+}
+
+/// Waits until running servers act on change `seq`, where there was one.
+pub async fn acted_on(db: &Db, clock: &Clock, seq: Option<i64>) -> Result<(), Failure> {
+    let Some(seq) = seq else { return Ok(()) };
+    nodes::acted_on_elsewhere(db, clock, seq).await.map_err(|cause| {
+        Failure::failed(format!(
+            "the change is stored, but not every running server has confirmed it ({}); each acts on it within seconds \
+             of reaching the database",
+            cause.detail
+        ))
+    })
 }

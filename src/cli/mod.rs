@@ -67,7 +67,7 @@ impl Command {
             Self::Serve(args) => serve::run(args).await,
             Self::Apply(args) => apply::run(args).await,
             Self::Export(args) => export::run(args).await,
-            Self::Check(args) => check::run(&args),
+            Self::Check(args) => check::run(args).await,
             Self::Migrate(args) => migrate::run(args).await,
             Self::Keys(args) => keys::run(args).await,
             Self::User(args) => user::run(args).await,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::database;
 use super::dev;
 use super::issuer::stdin;
 use super::keys::rfc3339;
@@ -15,7 +16,6 @@ use crate::app::{self, Opened};
 use crate::audit::{self, Action, Actor, Event};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::nodes;
 use crate::password::PasswordHasher;
 use crate::secret::Secret;
 use crate::store::users::{self as rows, UserRow};
@@ -252,7 +252,7 @@ async fn set_disabled(who: Who, disabled: bool) -> Result<(), Failure> {
 }
 
 async fn list(source: &Source, json: bool) -> Result<(), Failure> {
-    let db = super::database::open_ready(&source.load()?).await?;
+    let db = database::open_ready(&source.load()?).await?;
     let people = db.read(|conn| Box::pin(rows::list(conn))).await?;
     let people = people.iter().map(Told::of).collect::<Result<Vec<_>, _>>()?;
     if json {
@@ -275,14 +275,7 @@ async fn find(opened: &Opened, username: &str) -> Result<UserRow, Failure> {
 
 /// Waits until running servers act on it.
 async fn finish<T>(opened: &Opened, committed: Committed<T>) -> Result<(), Failure> {
-    let Some(seq) = committed.seq else { return Ok(()) };
-    nodes::acted_on_elsewhere(&opened.db, &opened.clock, seq).await.map_err(|cause| {
-        Failure::failed(format!(
-            "the change is stored, but not every running server has confirmed it ({}); each acts on it within seconds \
-             of reaching the database",
-            cause.detail
-        ))
-    })
+    database::acted_on(&opened.db, &opened.clock, committed.seq).await
 }
 
 fn tell(row: &UserRow, made: Option<&Secret>, json: bool, word: &str) -> Result<(), Failure> {

@@ -23,6 +23,7 @@ impl Config {
         checks.tls();
         checks.master_key();
         checks.algorithms();
+        checks.rotation();
         checks.times();
         checks.branding();
         match mode {
@@ -68,6 +69,13 @@ impl Config {
             ("database", format!("{database}; {migration}")),
             ("master key", master_key),
             ("signing keys", self.keys.algorithms.iter().map(algorithm).collect::<Vec<_>>().join(", ")),
+            (
+                "rotation of keys",
+                format!(
+                    "published {} s or more, signing {} s, published for another {} s",
+                    self.keys.published_seconds, self.keys.active_seconds, self.keys.retiring_seconds
+                ),
+            ),
             (
                 "access tokens",
                 format!(
@@ -145,6 +153,37 @@ impl Checks<'_> {
         }
         if let Some((_, twice)) = algorithms.iter().enumerate().find(|(at, item)| algorithms[..*at].contains(item)) {
             self.refuse("keys.algorithms", format!("names {twice} twice"));
+        }
+    }
+
+    /// I5: who goes by the JWKS's max-age knows a key before it signs, and until its last token has expired.
+    fn rotation(&mut self) {
+        let config = self.config;
+        let (keys, lead, outlast) = (&config.keys, config.keys_lead_seconds(), config.keys_outlast_seconds());
+        for &algorithm in &keys.algorithms {
+            let (published, active) = (keys.published_seconds.of(algorithm), keys.active_seconds.of(algorithm));
+            if published < lead {
+                self.refuse(
+                    "keys.published_seconds",
+                    format!(
+                        "is {published} for {algorithm}; it takes {lead} until every verifier knows a key \
+                         (keys.jwks_max_age_seconds, a commit, a lease)"
+                    ),
+                );
+            } else if active < published {
+                let text =
+                    format!("is {active} for {algorithm}, and shorter than keys.published_seconds ({published})");
+                self.refuse("keys.active_seconds", text);
+            }
+        }
+        if keys.retiring_seconds < outlast {
+            self.refuse(
+                "keys.retiring_seconds",
+                format!(
+                    "must be at least {outlast}, until the last token of a key has expired \
+                     (tokens.max_access_token_lifetime_seconds, keys.jwks_max_age_seconds, a request, a lease)"
+                ),
+            );
         }
     }
 

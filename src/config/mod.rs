@@ -32,7 +32,8 @@ use crate::wire::{Algorithm, EdDsaName, EndGrants, vocabulary};
 use address::listener;
 use define::{PREFIX, settings};
 use source::{Origins, Sources};
-use value::{Rule, Setting, each, if_set, one_of, within};
+pub use value::ByAlgorithm;
+use value::{Rule, Setting, each, for_each_algorithm, if_set, one_of, within};
 
 settings! {
     /// The issuer identifier, which stands in every token and in front of every endpoint's path. Required, except with
@@ -89,15 +90,16 @@ settings! {
         migrate: Option<bool> = None;
     }
 
-    /// The key that seals everything secret in the database.
+    /// The keys that seal everything secret in the database.
     section master_key: MasterKey {
-        /// The file that holds the master key; only its owner may read it. On SQLite it is by default `sealwright.key`
+        /// The file that holds the master key; only its owner may read it. Of several, one a line, the first is the one
+        /// that `sealwright keys reseal` seals everything with; all open. On SQLite it is by default `sealwright.key`
         /// beside the database, made at the first start; on PostgreSQL it has no default.
         file: Option<PathBuf> = None;
-        /// The master key itself, instead of a file.
+        /// The master key itself, instead of a file; of several, parted by commas, the first counts as in the file.
         value: Option<Secret> = None, if_set(Rule::new(
             "32 bytes, as 64 hexadecimal digits or 43 characters of base64url",
-            |value: &Secret| match master_key_bytes(value.expose()) {
+            |value: &Secret| match master_keys_bytes(value.expose()) {
                 Some(_) => Ok(()),
                 None => Err("is not a master key".to_owned()),
             },
@@ -114,6 +116,13 @@ settings! {
         eddsa_name: EdDsaName = EdDsaName::EdDsa;
         /// How long verifiers may keep our public keys without asking again.
         jwks_max_age_seconds: u32 = 300, within(0..=86_400);
+        /// How long a key is published, at the least, before the schedule has it sign. Like the next key, one number for
+        /// all algorithms, or a list with exceptions, such as `[86400, "RS256=172800"]`.
+        published_seconds: ByAlgorithm = ByAlgorithm::all(86_400), for_each_algorithm(within(1..=31_536_000));
+        /// How long a key signs before the next one takes over.
+        active_seconds: ByAlgorithm = ByAlgorithm::all(2_592_000), for_each_algorithm(within(1..=315_360_000));
+        /// How long a key that signs no more stays published: at the least until the last of its tokens has expired.
+        retiring_seconds: u32 = 90_000, within(30..=31_536_000);
     }
 
     /// Tokens.
@@ -221,6 +230,9 @@ vocabulary! {
     }
 }
 
+/// Longer than any node goes on by what it knew before a change, in seconds.
+pub const LEASE_BOUND_SECONDS: u32 = 5;
+
 /// What the server is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -233,7 +245,7 @@ pub enum Mode {
 /// Where the master key is to be found.
 #[derive(Clone, Debug)]
 pub enum MasterKeySource {
-    /// The key as text, in the form that [`master_key_bytes`] reads.
+    /// The keys as text, in the form that [`master_keys_bytes`] reads.
     Value(Secret),
     /// A file that must exist.
     File(PathBuf),
@@ -288,6 +300,21 @@ impl Config {
         }
     }
 
+    /// How long a key is published before every verifier that goes by `keys.jwks_max_age_seconds` knows it, in seconds:
+    /// a commit may take as long as the database's deadline, and a node may go on with what it knew for as long as its
+    /// lease.
+    pub fn keys_lead_seconds(&self) -> u32 {
+        let commit = self.database.deadline_milliseconds.div_ceil(1_000);
+        self.keys.jwks_max_age_seconds + LEASE_BOUND_SECONDS + commit
+    }
+
+    /// How long a key must stay published after it last signed, in seconds: a node may not have heard yet and sign on,
+    /// what it signs lives as long as a token may, and verifiers keep what they fetched.
+    pub fn keys_outlast_seconds(&self) -> u32 {
+        let longest = self.tokens.max_access_token_lifetime_seconds.max(self.tokens.id_token_lifetime_seconds);
+        longest + self.keys.jwks_max_age_seconds + LEASE_BOUND_SECONDS + self.http.request_timeout_seconds
+    }
+
     /// How many Argon2 hashes are computed at one time.
     pub fn argon2_concurrency(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -304,6 +331,12 @@ pub fn environment() -> Vec<(String, String)> {
             Some((name, value.to_string_lossy().into_owned()))
         })
         .collect()
+}
+
+/// The keys that stand in `text`, parted by white space or commas; `None` when one is malformed, or there is none.
+pub fn master_keys_bytes(text: &str) -> Option<Vec<Zeroizing<[u8; 32]>>> {
+    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+    words.map(master_key_bytes).collect::<Option<Vec<_>>>().filter(|keys| !keys.is_empty())
 }
 
 /// The 32 bytes that `text` writes as 64 hexadecimal digits or as 43 characters of base64url without padding.

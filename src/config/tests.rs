@@ -95,6 +95,33 @@ fn every_default_in_the_reference_is_toml_that_the_file_takes() {
 }
 
 #[test]
+fn a_number_for_all_algorithms_may_have_exceptions() {
+    let read = |text: &str, pairs| load(text, pairs).unwrap().keys.active_seconds;
+    for numbers in [
+        read("keys.active_seconds = [100, 'RS256=200', 'ES256 = 300']", &[]),
+        read("", &[("SEALWRIGHT_KEYS__ACTIVE_SECONDS", "100, RS256=200,ES256= 300")]),
+    ] {
+        let of = [Algorithm::Rs256, Algorithm::EdDsa, Algorithm::Es256].map(|algorithm| numbers.of(algorithm));
+        assert_eq!((of, numbers.to_string().as_str()), ([200, 100, 300], "100, RS256 200, ES256 300"));
+        let text = format!("keys.active_seconds = {}", numbers.show());
+        assert_eq!(read(&text, &[]), numbers, "{text}");
+    }
+    assert_eq!(read("keys.active_seconds = 7", &[]), ByAlgorithm::all(7));
+    for (wrong, told) in [
+        ("[]", "is an empty list"),
+        ("['RS256=1']", "must be an integer"),
+        ("[1, 'HS256=1']", "\"HS256=1\" is not ALG=integer"),
+        ("[1, 'RS256']", "\"RS256\" is not ALG=integer"),
+        ("[1, 2]", "must be a string"),
+        ("[1, 'RS256=0']", "0 is out of range"),
+        ("'x'", "must be an integer"),
+    ] {
+        let errors = refused(&format!("keys.active_seconds = {wrong}"), &[]);
+        assert!(errors.len() == 1 && errors[0].contains(told), "{wrong}: {errors:?}");
+    }
+}
+
+#[test]
 fn an_empty_list_or_an_empty_option_in_the_environment_is_none() {
     let pairs = [("SEALWRIGHT_HTTP__LISTEN", ""), ("SEALWRIGHT_ISSUER", "")];
     let config = load("issuer = 'https://a.example'", &pairs).unwrap();
@@ -112,7 +139,7 @@ fn a_secret_is_read_from_a_file_without_its_last_newline() {
     let DatabaseUrl::Postgres(url) = &config.database.url else { panic!("not PostgreSQL") };
     assert_eq!(url.expose(), "postgres://u:hunter2@db/x");
     assert_eq!(config.master_key.value.as_ref().unwrap().expose(), MASTER_KEY);
-    let two = folder.file("two", &format!("{MASTER_KEY}\n\n"));
+    let two = folder.file("two", &format!("{MASTER_KEY}\nx\n"));
     assert_eq!(
         refused(&format!("[master_key]\nvalue_file = {two:?}"), &[]),
         ["master_key.value (config.toml:2): is not a master key; allowed: 32 bytes, as 64 hexadecimal digits or 43 \
@@ -446,6 +473,9 @@ fn what_is_wrong_between_keys_is_told() {
         (&format!("master_key = {{ file = 'k', value = '{MASTER_KEY}' }}"), "master_key.value: is given beside"),
         ("keys.algorithms = ['RS256', 'ES256']", "keys.algorithms: lacks EdDSA"),
         ("keys.algorithms = ['EdDSA', 'RS256', 'EdDSA']", "keys.algorithms: names EdDSA twice"),
+        ("keys.published_seconds = [86400, 'RS256=309']", "keys.published_seconds: is 309 for RS256; it takes 310"),
+        ("keys.active_seconds = [86400, 'EdDSA=86399']", "keys.active_seconds: is 86399 for EdDSA, and shorter"),
+        ("keys.retiring_seconds = 3914", "keys.retiring_seconds: must be at least 3915"),
         ("tokens.access_token_lifetime_seconds = 3601", "tokens.access_token_lifetime_seconds: is longer than"),
         ("database.deadline_milliseconds = 10_000", "database.deadline_milliseconds: must be shorter than"),
         ("outbound.allow_http = true", "outbound.allow_http: is only for development"),
@@ -485,6 +515,7 @@ fn the_summary_says_what_the_server_would_do() {
             "database: SQLite, sealwright.db; migrated at start",
             "master key: file sealwright.key, made at the first start",
             "signing keys: RS256 (2048 bit), EdDSA (as Ed25519)",
+            "rotation of keys: published 86400 s or more, signing 2592000 s, published for another 90000 s",
             "access tokens: live 300 s unless a client or resource says otherwise, 3600 s at most",
             "outbound requests: https, to public addresses and no others",
             "log: json, filter info, every request",

@@ -1,6 +1,6 @@
 //! Values: how each type of setting is read from a file or a variable, and what it allows.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -10,6 +10,32 @@ use ipnet::IpNet;
 use super::LogFormat;
 use crate::secret::Secret;
 use crate::wire::{Algorithm, EdDsaName, EndGrants};
+
+/// A number for all algorithms, and others for some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByAlgorithm {
+    all: u32,
+    but: Vec<(Algorithm, u32)>,
+}
+
+impl ByAlgorithm {
+    /// The same number for all.
+    pub fn all(number: u32) -> Self {
+        Self { all: number, but: Vec::new() }
+    }
+
+    /// The number of one algorithm.
+    pub fn of(&self, algorithm: Algorithm) -> u32 {
+        self.but.iter().find(|(other, _)| *other == algorithm).map_or(self.all, |(_, number)| *number)
+    }
+}
+
+impl fmt::Display for ByAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.all)?;
+        self.but.iter().try_for_each(|(algorithm, number)| write!(f, ", {algorithm} {number}"))
+    }
+}
 
 /// A value as its source holds it. It has no `Debug`: it may be a secret.
 pub enum Raw {
@@ -89,6 +115,42 @@ macro_rules! integers {
     )+ };
 }
 integers!(u32, usize);
+
+impl Setting for ByAlgorithm {
+    fn kind() -> String {
+        "integer, or list of one and of \"ALG=integer\"".to_owned()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let of_text = |item: &str| -> Result<(Algorithm, u32), String> {
+            let wrong = || format!("{item:?} is not ALG=integer, such as \"RS256=86400\"");
+            let (algorithm, number) = item.split_once('=').ok_or_else(wrong)?;
+            let number = u32::read(&Raw::Variable(number.to_owned()))?;
+            Ok((algorithm.trim().parse().map_err(|_| wrong())?, number))
+        };
+        match raw {
+            Raw::List(items) => {
+                let [all, but @ ..] = items.as_slice() else { return Err("is an empty list".to_owned()) };
+                let but = but.iter().map(|item| of_text(item.text()?)).collect::<Result<_, _>>()?;
+                Ok(Self { all: u32::read(all)?, but })
+            }
+            Raw::Variable(text) => {
+                let mut items = text.split(',').map(str::trim);
+                let all = u32::read(&Raw::Variable(items.next().unwrap_or_default().to_owned()))?;
+                Ok(Self { all, but: items.map(of_text).collect::<Result<_, _>>()? })
+            }
+            one => u32::read(one).map(Self::all),
+        }
+    }
+
+    fn show(&self) -> String {
+        if self.but.is_empty() {
+            return self.all.to_string();
+        }
+        let but = self.but.iter().map(|(algorithm, number)| format!("\"{algorithm}={number}\""));
+        format!("[{}, {}]", self.all, but.collect::<Vec<_>>().join(", "))
+    }
+}
 
 macro_rules! words {
     ($($word:ty),+) => { $(
@@ -293,4 +355,12 @@ pub fn if_set<T: 'static>(rule: Rule<T>) -> Rule<Option<T>> {
 /// Holds every item of a list to `rule`.
 pub fn each<T: 'static>(rule: Rule<T>) -> Rule<Vec<T>> {
     Rule::new(rule.allowed.clone(), move |items: &Vec<T>| items.iter().try_for_each(|item| rule.check(item)))
+}
+
+/// Holds the number of every algorithm to `rule`.
+pub fn for_each_algorithm(rule: Rule<u32>) -> Rule<ByAlgorithm> {
+    Rule::new(rule.allowed.clone(), move |numbers: &ByAlgorithm| {
+        rule.check(&numbers.all)?;
+        numbers.but.iter().try_for_each(|(_, number)| rule.check(number))
+    })
 }

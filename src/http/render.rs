@@ -15,6 +15,7 @@ use crate::error::{Code, Error};
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+const EXPIRED: HeaderValue = HeaderValue::from_static("public, max-age=0");
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"sealwright\"");
 
 /// The error behind an answer, left in the answer's extensions so that the layer logs it with the request's id.
@@ -108,14 +109,15 @@ impl Document {
         }
     }
 
-    /// The document, or 304 when the request already has it (RFC 9110 §13.1.2).
-    pub fn respond(&self, request: &HeaderMap) -> Response {
+    /// The document, or 304 when the request already has it (RFC 9110 §13.1.2). One that is not known to be current may
+    /// be kept for no time at all.
+    pub fn respond(&self, request: &HeaderMap, is_current: bool) -> Response {
         let known = request.contains_key(IF_NONE_MATCH) && self.is_among(request);
         let body = if known { Body::empty() } else { Body::from(self.body.clone()) };
         let mut response = Response::new(body);
         let headers = response.headers_mut();
         headers.reserve(12);
-        headers.insert(CACHE_CONTROL, self.cache_control.clone());
+        headers.insert(CACHE_CONTROL, if is_current { self.cache_control.clone() } else { EXPIRED });
         headers.insert(ETAG, self.etag.clone());
         if known {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -184,7 +186,7 @@ mod tests {
             for line in lines {
                 headers.append(IF_NONE_MATCH, HeaderValue::from_str(line).unwrap());
             }
-            document.respond(&headers)
+            document.respond(&headers, true)
         };
         let whole = ask(&[]);
         assert_eq!(whole.headers()["cache-control"], "public, max-age=300");

@@ -601,7 +601,7 @@ async fn f18_handshakes_that_stop_halfway_do_not_keep_others_out() {
 #[tokio::test]
 async fn a_document_is_served_to_head_without_its_body() {
     let document = render::Document::new("{}", "application/json", 60);
-    let only = Router::new().route("/doc", get(async move |headers: HeaderMap| document.respond(&headers)));
+    let only = Router::new().route("/doc", get(async move |headers: HeaderMap| document.respond(&headers, true)));
     let router = Edge::new(settings(), Arc::default()).unwrap().wrap(only, super::no_page);
     let request = get_request("/doc").method("HEAD").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap().into_response();

@@ -25,6 +25,7 @@ pub(super) struct Mint {
     pub(super) client: Arc<Client>,
     issuer: String,
     default_lifetime: u32,
+    longest_lifetime: u32,
     now: Micros,
 }
 
@@ -50,6 +51,7 @@ impl Mint {
             client: client.clone(),
             issuer: cx.issuer.as_str().to_owned(),
             default_lifetime: cx.tokens.access_token_lifetime_seconds,
+            longest_lifetime: cx.tokens.max_access_token_lifetime_seconds,
             now: cx.now,
         }
     }
@@ -115,7 +117,8 @@ impl Mint {
         let of_resources =
             deciding.iter().map(|resource| resource.settings.access_token_lifetime.unwrap_or(default)).min();
         let lifetime = self.client.metadata.access_token_lifetime.or(of_resources).unwrap_or(default);
-        Ok(((format, algorithm), lifetime))
+        // A row may be older than the configuration; signing keys are published for as long as this one says.
+        Ok(((format, algorithm), lifetime.min(self.longest_lifetime)))
     }
 }
 

@@ -50,6 +50,7 @@ mod tests {
 
     use super::*;
     use crate::keys::{KeyEntry, KeyPair, KeyState, Signer, SigningQueue, Typ};
+    use crate::store::signing_keys::Times;
     use crate::wire::Algorithm;
     use serde_json::{Value, json};
 
@@ -63,7 +64,7 @@ mod tests {
             alg_name: "EdDSA".into(),
             state: KeyState::Active,
             created_at: 0,
-            activate_at: Some(0),
+            times: Times::default(),
             public,
             signer: Some(Arc::new(signer)),
         }])

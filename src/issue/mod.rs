@@ -180,7 +180,13 @@ pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<T
 async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {
     let (draft, access_token) = match draft.minted.clone() {
         Minted::Jwt(algorithm) => {
-            let token = signer(cx, algorithm)?.sign(Typ::AccessToken, &draft.claims).await?;
+            let token = loop {
+                let signer = signer(cx, algorithm)?;
+                let token = signer.sign(Typ::AccessToken, &draft.claims).await?;
+                if stands(cx, &signer) {
+                    break token;
+                }
+            };
             (draft, Secret::new(token))
         }
         Minted::Opaque(token) => {
@@ -201,15 +207,14 @@ async fn of_person(cx: &Cx<'_>, client: &Client, renewed: Renewed, mut places: V
     let Renewed { draft, grant, refresh, person } = renewed;
     let access_token = match draft.minted.clone() {
         Minted::Jwt(algorithm) => {
-            let signer = signer(cx, algorithm)?;
-            Secret::new(sign_at_last(&signer, &mut places, Typ::AccessToken, &draft.claims).await?)
+            Secret::new(sign_at_last(cx, algorithm, &mut places, Typ::AccessToken, &draft.claims).await?)
         }
         Minted::Opaque(token) => token,
     };
     let id_token = if let Some(person) = person {
         let claims = IdClaims::of(cx, client, (&person, &grant), access_token.expose());
-        let signer = signer(cx, client.metadata.id_token_signed_response_alg)?;
-        Some(Secret::new(sign_at_last(&signer, &mut places, Typ::Jwt, &claims).await?))
+        let algorithm = client.metadata.id_token_signed_response_alg;
+        Some(Secret::new(sign_at_last(cx, algorithm, &mut places, Typ::Jwt, &claims).await?))
     } else {
         None
     };
@@ -232,7 +237,14 @@ fn reply(cx: &Cx<'_>, draft: Draft, access_token: Secret) -> Result<TokenRespons
 
 fn signer(cx: &Cx<'_>, algorithm: Algorithm) -> Result<Arc<Signer>> {
     let found = cx.keys.ring().active(algorithm).cloned();
-    found.ok_or_else(|| Error::internal(format!("no active {algorithm} key")))
+    // An algorithm that was configured a moment ago: its first key signs when verifiers know it.
+    found.ok_or_else(|| Error::unavailable("No key of this algorithm signs yet; try again.", 10))
+}
+
+/// Whether what `signer` signed may leave: while it waited for its turn, the key may have been revoked. One that began
+/// to retire is still published.
+fn stands(cx: &Cx<'_>, signer: &Signer) -> bool {
+    cx.keys.ring().public(signer.kid()).is_some()
 }
 
 /// Places for the slow signatures that may come of a grant to `client`, kept before anything is used up: shedding load
@@ -254,20 +266,27 @@ fn places(cx: &Cx<'_>, client: &Client, id_token: bool) -> Result<Vec<Place>> {
 /// Signs what something was used up for, at a place that was kept before; where that is not enough, a full queue is
 /// waited for as long as the request lasts.
 async fn sign_at_last<C: Serialize + Sync>(
-    signer: &Signer,
+    cx: &Cx<'_>,
+    algorithm: Algorithm,
     places: &mut Vec<Place>,
     typ: Typ,
     claims: &C,
 ) -> Result<String> {
-    let kept = if signer.is_slow() { places.pop() } else { None };
-    let place = match kept {
-        Some(place) => Some(place),
-        None => loop {
-            match signer.place() {
-                Err(busy) if busy.code == Code::TemporarilyUnavailable => tokio::time::sleep(SHORT).await,
-                taken => break taken?,
-            }
-        },
-    };
-    signer.sign_at(place, typ, claims).await
+    loop {
+        let signer = signer(cx, algorithm)?;
+        let kept = if signer.is_slow() { places.pop() } else { None };
+        let place = match kept {
+            Some(place) => Some(place),
+            None => loop {
+                match signer.place() {
+                    Err(busy) if busy.code == Code::TemporarilyUnavailable => tokio::time::sleep(SHORT).await,
+                    taken => break taken?,
+                }
+            },
+        };
+        let token = signer.sign_at(place, typ, claims).await?;
+        if stands(cx, &signer) {
+            return Ok(token);
+        }
+    }
 }

@@ -1,33 +1,66 @@
-//! The signing keys of the database as the snapshot that signs and verifies.
+//! The signing keys of the database as the snapshot that signs and verifies, and the changes to them.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::future::try_join_all;
 
-use super::{KeyEntry, KeyPair, KeyRing, KeyState, MasterKey, PublicJwk, Signer, SigningQueue};
-use crate::audit::{self, Actor, Event};
-use crate::config;
-use crate::store::signing_keys::{self, SigningKeyRow};
+use super::import::Imported;
+use super::master::SIGNING_KEY;
+use super::rotate::{Fresh, Refusal, Turn, Turned, lives};
+use super::schedule::{Due, KeyState, Schedule, Step};
+use super::{KeyEntry, KeyPair, KeyRing, MasterKeys, PublicJwk, Signer, SigningQueue};
+use crate::audit::Actor;
+use crate::clock::Micros;
+use crate::config::{self, Config};
+use crate::store::signing_keys::{self, SigningKeyRow, Times};
 use crate::store::{Committed, Conn, Db, StoreError};
 use crate::wire::Algorithm;
 
 /// All signing keys: one snapshot, replaced as the feed says.
 pub struct Keys {
     ring: ArcSwap<KeyRing>,
-    master: MasterKey,
+    master: Arc<MasterKeys>,
     queue: SigningQueue,
+    schedule: Schedule,
+    settings: config::Keys,
 }
+
+/// What a change by hand came to.
+pub type ByHand = Result<Committed<Result<Turned, Refusal>>, StoreError>;
 
 impl Keys {
     /// No keys yet; `master` opens them.
-    pub fn new(master: MasterKey) -> Self {
-        let queue = SigningQueue::of_this_machine();
-        Self { ring: ArcSwap::from_pointee(KeyRing::new(Vec::new())), master, queue }
+    pub fn new(master: Arc<MasterKeys>, config: &Config) -> Self {
+        Self {
+            ring: ArcSwap::from_pointee(KeyRing::new(Vec::new())),
+            master,
+            queue: SigningQueue::of_this_machine(),
+            schedule: Schedule::new(config),
+            settings: config.keys.clone(),
+        }
+    }
+
+    /// What opens and seals them.
+    pub fn master(&self) -> &Arc<MasterKeys> {
+        &self.master
     }
 
     /// The snapshot.
     pub fn ring(&self) -> Arc<KeyRing> {
         self.ring.load_full()
+    }
+
+    /// When keys go on.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The next step of each algorithm, as far as this node knows.
+    pub fn next_steps(&self) -> Vec<(Algorithm, Due)> {
+        let ring = self.ring();
+        let next = |algorithm: &Algorithm| Some((*algorithm, self.schedule.next(*algorithm, &ring.lives(*algorithm))?));
+        Algorithm::ALL.iter().filter_map(next).collect()
     }
 
     /// Reads all keys anew.
@@ -36,7 +69,7 @@ impl Keys {
     /// When the database cannot be read.
     pub async fn reload(&self, conn: &mut Conn) -> Result<(), StoreError> {
         let before = self.ring();
-        let rows = signing_keys::list(conn).await?;
+        let rows = signing_keys::live(conn).await?;
         // One row that does not open must not take the others with it; its tokens are dead and its algorithm rests.
         let read =
             |row| self.entry(row, &before).inspect_err(|cause| tracing::error!(%cause, "a key is left out")).ok();
@@ -48,17 +81,18 @@ impl Keys {
         let unfit = |what: &dyn std::fmt::Display| StoreError::Unfit(format!("signing key {}: {what}", row.kid));
         let algorithm: Algorithm = row.alg.parse().map_err(|cause| unfit(&cause))?;
         let state: KeyState = row.state.parse().map_err(|cause| unfit(&cause))?;
-        // A key pair is parsed once in the life of a process.
+        // A key pair is parsed once in the life of a process, and dropped when it signs no more.
         let known = before.public(&row.kid).and_then(|entry| entry.signer.clone());
         let signer = match known {
+            _ if !state.signs() => None,
             Some(signer) => Some(signer),
-            None if state.verifies() => {
-                let pkcs8 = self.master.open(&context(&row.kid), &row.sealed).map_err(|cause| unfit(&cause))?;
+            None => {
+                let pkcs8 =
+                    self.master.open(SIGNING_KEY, row.kid.as_bytes(), &row.sealed).map_err(|cause| unfit(&cause))?;
                 let pair = KeyPair::from_pkcs8(algorithm, &pkcs8).map_err(|cause| unfit(&cause))?;
                 let signer = Signer::new(&row.kid, &row.alg_name, pair, self.queue.clone());
                 Some(Arc::new(signer.map_err(|cause| unfit(&cause))?))
             }
-            None => None,
         };
         Ok(KeyEntry {
             public: PublicJwk::parse(row.public_jwk.as_bytes()).map_err(|cause| unfit(&cause))?,
@@ -67,69 +101,140 @@ impl Keys {
             alg_name: row.alg_name,
             state,
             created_at: row.created_at,
-            activate_at: row.activate_at,
+            times: row.times,
             signer,
         })
     }
 
-    /// Makes the first key of each configured algorithm that has none. Of several nodes that start at once, one
-    /// makes it and the others take it over. The algorithms of the keys that
-    /// were made, and under which number the nodes learn of them.
+    /// Makes the keys of every configured algorithm at the first start: one that signs at once, because no verifier can
+    /// have a copy of our JWKS yet, and a standby. At any other start, the steps that are due; an algorithm that is
+    /// new then signs when verifiers know its key. The algorithms whose first keys were made, and under which number the
+    /// nodes learn of them.
     ///
     /// # Errors
     /// When a key cannot be made or stored.
-    pub async fn ensure(&self, db: &Db, settings: &config::Keys) -> Result<Vec<Committed<Algorithm>>, StoreError> {
+    pub async fn ensure(&self, db: &Db, now: Micros) -> Result<Committed<Vec<Algorithm>>, StoreError> {
         let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await?;
-        let has = |algorithm: &Algorithm| {
-            rows.iter().any(|row| row.alg == algorithm.as_str() && row.state == KeyState::Active.as_str())
-        };
-        let mut made = Vec::new();
-        for algorithm in settings.algorithms.iter().copied().filter(|algorithm| !has(algorithm)) {
-            let row = self.make(algorithm, settings)?;
-            let added = db.write(move |tx| {
-                Box::pin(async move {
-                    let added = signing_keys::add(tx, &row).await?;
-                    if added {
-                        let event = Event::SigningKeyMade { alg: row.alg.clone() };
-                        audit::record(tx, &Actor::system(), &row.kid, &event).await?;
-                    }
-                    Ok(added)
-                })
-            });
-            let Committed { value: added, seq } = added.await?;
-            if added {
-                made.push(Committed { value: algorithm, seq });
+        if !rows.is_empty() {
+            for &algorithm in self.schedule.algorithms() {
+                // What another node is doing at this moment is no reason not to start; the job looks again.
+                if let Err(cause) = self.step(db, now, algorithm).await {
+                    tracing::warn!(%cause, %algorithm, "a step of the signing keys waits");
+                }
             }
+            return Ok(Committed { value: Vec::new(), seq: None });
         }
-        Ok(made)
+        // In one order, so that nodes that start at once wait for each other and never in a circle.
+        let mut algorithms = self.schedule.algorithms().to_vec();
+        algorithms.sort_unstable();
+        let both = algorithms.iter().flat_map(|algorithm| [self.make(*algorithm), self.make(*algorithm)]);
+        let mut made = try_join_all(both).await?.into_iter();
+        let turns: Vec<Turn> = algorithms.iter().map(|algorithm| self.turn(*algorithm, Actor::system())).collect();
+        let begun = db.write(move |tx| {
+            Box::pin(async move {
+                let mut begun = Vec::new();
+                for turn in turns {
+                    let (Some(first), Some(standby)) = (made.next(), made.next()) else { break };
+                    if turn.begin(tx, first, standby).await? {
+                        begun.push(turn.algorithm);
+                    }
+                }
+                Ok(begun)
+            })
+        });
+        begun.await
     }
 
-    fn make(&self, algorithm: Algorithm, settings: &config::Keys) -> Result<SigningKeyRow, StoreError> {
+    /// Makes the step of `algorithm` that is due `now`, if there is one and no other node was first.
+    ///
+    /// # Errors
+    /// When the database does not take it, or a key cannot be made. Another try makes it whole.
+    pub async fn step(
+        &self,
+        db: &Db,
+        now: Micros,
+        algorithm: Algorithm,
+    ) -> Result<Committed<Option<Step>>, StoreError> {
+        // Before a key is made, which may take a second: another node may have been first.
+        let rows = db.read(|conn| Box::pin(signing_keys::live(conn))).await?;
+        let Some(due) = self.schedule.next(algorithm, &lives(&rows, algorithm)).filter(|due| due.at <= now) else {
+            return Ok(Committed { value: None, seq: None });
+        };
+        let fresh = if due.step == Step::Retire { None } else { Some(self.make(algorithm).await?) };
+        let turn = self.turn(algorithm, Actor::system());
+        db.write(move |tx| Box::pin(async move { turn.step(tx, fresh).await })).await
+    }
+
+    /// Moves `algorithm` to its standby at once, and publishes the next. `anyway`: also where verifiers may not know
+    /// the standby yet, or there is none.
+    ///
+    /// # Errors
+    /// When the database does not take it, or a key cannot be made.
+    pub async fn rotate(&self, db: &Db, algorithm: Algorithm, anyway: bool, actor: Actor) -> ByHand {
+        let (turn, fresh) = (self.turn(algorithm, actor), self.make(algorithm).await?);
+        db.write(move |tx| Box::pin(async move { turn.rotate(tx, fresh, anyway).await })).await
+    }
+
+    /// Ends the retiring key `kid` of `algorithm` before its time.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn retire(&self, db: &Db, algorithm: Algorithm, kid: &str, actor: Actor) -> ByHand {
+        let (turn, kid) = (self.turn(algorithm, actor), kid.to_owned());
+        db.write(move |tx| Box::pin(async move { turn.retire(tx, &kid).await })).await
+    }
+
+    /// Takes back the key `kid` of `algorithm` and with it all that it signed. Where it was the one that signs, the
+    /// standby does from now on.
+    ///
+    /// # Errors
+    /// When the database does not take it, or a key cannot be made.
+    pub async fn revoke(&self, db: &Db, algorithm: Algorithm, kid: &str, actor: Actor) -> ByHand {
+        let (turn, kid, fresh) = (self.turn(algorithm, actor), kid.to_owned(), self.make(algorithm).await?);
+        db.write(move |tx| Box::pin(async move { turn.revoke(tx, &kid, fresh).await })).await
+    }
+
+    /// Publishes a key that was made elsewhere as the next one of its algorithm, in the place of the standby.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn adopt(&self, db: &Db, imported: Imported, actor: Actor) -> ByHand {
+        let Imported { pair, pkcs8, alg_name } = imported;
+        let fresh = Fresh { row: self.row(&pair, alg_name), pkcs8, imported: true };
+        let turn = self.turn(pair.algorithm(), actor);
+        db.write(move |tx| Box::pin(async move { turn.adopt(tx, fresh).await })).await
+    }
+
+    fn turn(&self, algorithm: Algorithm, actor: Actor) -> Turn {
+        Turn { schedule: self.schedule.clone(), master: self.master.clone(), algorithm, actor }
+    }
+
+    /// A new key, off the async workers.
+    async fn make(&self, algorithm: Algorithm) -> Result<Fresh, StoreError> {
         let unfit =
             |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}"));
-        let (pair, pkcs8) = KeyPair::generate(algorithm, settings.rsa_bits).map_err(|cause| unfit(&cause))?;
-        let public = pair.public_jwk();
-        let kid = public.thumbprint();
+        let bits = self.settings.rsa_bits;
+        let made = tokio::task::spawn_blocking(move || KeyPair::generate(algorithm, bits)).await;
+        let (pair, pkcs8) = made.map_err(|cause| unfit(&cause))?.map_err(|cause| unfit(&cause))?;
+        Ok(Fresh { row: self.row(&pair, None), pkcs8, imported: false })
+    }
+
+    /// The row of a key, but for what whoever adds it says: its state and times, and its seal.
+    fn row(&self, pair: &KeyPair, alg_name: Option<String>) -> SigningKeyRow {
+        let (algorithm, public) = (pair.algorithm(), pair.public_jwk());
         let members: serde_json::Map<String, serde_json::Value> =
             public.members().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        let alg_name = if algorithm == Algorithm::EdDsa { settings.eddsa_name.as_str() } else { algorithm.as_str() };
-        Ok(SigningKeyRow {
+        let eddsa_name = self.settings.eddsa_name.as_str();
+        let default = if algorithm == Algorithm::EdDsa { eddsa_name } else { algorithm.as_str() };
+        SigningKeyRow {
+            kid: public.thumbprint(),
             alg: algorithm.as_str().to_owned(),
-            alg_name: alg_name.to_owned(),
-            state: KeyState::Active.as_str().to_owned(),
+            alg_name: alg_name.unwrap_or_else(|| default.to_owned()),
+            state: KeyState::Published.to_string(),
             public_jwk: serde_json::Value::Object(members).to_string(),
-            sealed: self.master.seal(&context(&kid), &pkcs8).map_err(|cause| unfit(&cause))?,
-            kid,
+            sealed: Vec::new(),
             created_at: 0,
-            published_at: None,
-            activate_at: None,
-            retire_at: None,
-            remove_at: None,
-        })
+            times: Times::default(),
+        }
     }
-}
-
-/// What a sealed key is bound to: its own row.
-fn context(kid: &str) -> Vec<u8> {
-    format!("signing_key:{kid}").into_bytes()
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// The text is not a JSON object, says a member name twice, or does not have the shape asked for. Carries no input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +15,7 @@ pub struct NotStrict;
 ///
 /// # Errors
 /// [`NotStrict`], also when the text nests deeper than 128.
-pub fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotStrict> {
+pub fn object<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotStrict> {
     if text.trim_ascii_start().first() != Some(&b'{') {
         return Err(NotStrict);
     }

@@ -1,11 +1,12 @@
 //! Public keys as JSON (RFC 7517, RFC 7518 §6, RFC 8037 §2) that verify signatures.
 
+use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -223,11 +224,17 @@ impl PublicJwk {
         encode(&sha256(format!("{{{}}}", members.join(",")).as_bytes()))
     }
 
-    /// The key as a DER `SubjectPublicKeyInfo` (RFC 5280 §4.1).
-    #[cfg(test)]
-    pub(super) fn spki(&self) -> Vec<u8> {
-        use aws_lc_rs::encoding::AsDer;
-        self.verifiers[0].1.as_der().unwrap().as_ref().to_vec()
+    /// The key as a DER `SubjectPublicKeyInfo` (RFC 5280 §4.1); empty if the library cannot write it.
+    pub fn spki(&self) -> Vec<u8> {
+        let der = self.verifiers.first().and_then(|(_, key)| key.as_der().ok());
+        der.map(|der| der.as_ref().to_vec()).unwrap_or_default()
+    }
+
+    /// The key as PEM, `PUBLIC KEY` (RFC 7468 §13).
+    pub fn pem(&self) -> String {
+        let text = STANDARD.encode(self.spki());
+        let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 
     /// Checks `signature` over `message` with `algorithm`, which the caller has already decided to allow.

@@ -1,9 +1,13 @@
 //! Message authentication codes: HMAC-SHA256 under keys of our own, for what we hand out and take back without keeping
 //! it. Each purpose is a world of its own: a code made for one is nothing to another.
 
-use aws_lc_rs::hmac;
+use std::sync::Arc;
 
-use super::MasterKey;
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
+
+use super::MasterKeys;
+use super::master::MAC_KEY;
 use crate::audit::{self, Actor, Event};
 use crate::secret::{Id, random};
 use crate::store::mac_keys::{self, MacKeyRow};
@@ -38,7 +42,7 @@ impl MacKeys {
     ///
     /// # Errors
     /// When a key cannot be made, stored or opened: without them no refresh token could be told from a forged one.
-    pub async fn load(db: &Db, master: &MasterKey) -> Result<Self, StoreError> {
+    pub async fn load(db: &Db, master: &Arc<MasterKeys>) -> Result<Self, StoreError> {
         let mut rows = db.read(|conn| Box::pin(mac_keys::list(conn))).await?;
         if rows.is_empty() {
             make_first(db, master).await?;
@@ -63,12 +67,12 @@ impl MacKeys {
     }
 }
 
-async fn make_first(db: &Db, master: &MasterKey) -> Result<(), StoreError> {
-    let unfit = |cause: crate::secret::NoRandomness| StoreError::Unfit(cause.to_string());
-    let key = zeroize::Zeroizing::new(random::<32>().map_err(unfit)?);
-    let sealed = master.seal(&context(&FIRST), &key[..]).map_err(unfit)?;
+async fn make_first(db: &Db, master: &Arc<MasterKeys>) -> Result<(), StoreError> {
+    let master = master.clone();
+    let key = Zeroizing::new(random::<32>().map_err(|cause| StoreError::Unfit(cause.to_string()))?);
     let added = db.write(move |tx| {
         Box::pin(async move {
+            let sealed = master.seal(tx, MAC_KEY, &FIRST, &key[..]).await?;
             if mac_keys::add(tx, FIRST, &sealed).await? {
                 audit::record(tx, &Actor::system(), "first", &Event::MacKeyMade).await?;
             }
@@ -78,16 +82,11 @@ async fn make_first(db: &Db, master: &MasterKey) -> Result<(), StoreError> {
     added.await.map(drop)
 }
 
-fn open(row: &MacKeyRow, master: &MasterKey) -> Result<hmac::Key, StoreError> {
+fn open(row: &MacKeyRow, master: &MasterKeys) -> Result<hmac::Key, StoreError> {
     let key = master
-        .open(&context(&row.id), &row.sealed)
+        .open(MAC_KEY, &row.id, &row.sealed)
         .map_err(|cause| StoreError::Unfit(format!("a MAC key cannot be opened: {cause}")))?;
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &key))
-}
-
-/// What a sealed key is bound to: its own row.
-fn context(id: &[u8]) -> Vec<u8> {
-    [b"mac_key:", id].concat()
 }
 
 /// Purpose and parts, each behind its length, so that no two different lists give the same bytes.

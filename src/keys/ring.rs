@@ -7,33 +7,11 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::jwk::{PublicJwk, VerifyError};
 use super::jws::Jws;
+use super::schedule::{KeyState, Life};
 use super::sign::Signer;
 use crate::clock::Micros;
-use crate::wire::{Algorithm, vocabulary};
-
-vocabulary! {
-    /// A signing key's life, in order.
-    pub enum KeyState {
-        /// In the published set, so that resources know it before it signs.
-        Published = "published",
-        /// Signs.
-        Active = "active",
-        /// Signs no more; what it signed is still good.
-        Retiring = "retiring",
-        /// Everything it signed has expired.
-        Retired = "retired",
-        /// Withdrawn: nothing it signed is good.
-        Revoked = "revoked",
-    }
-}
-
-impl KeyState {
-    /// Whether keys in this state are published and believed. Includes [`KeyState::Published`]: another node may
-    /// have heard earlier that the key is active.
-    pub fn verifies(self) -> bool {
-        matches!(self, Self::Published | Self::Active | Self::Retiring)
-    }
-}
+use crate::store::signing_keys::Times;
+use crate::wire::Algorithm;
 
 /// One signing key with what its row says.
 #[derive(Clone, Debug)]
@@ -48,11 +26,11 @@ pub struct KeyEntry {
     pub state: KeyState,
     /// When it was made.
     pub created_at: Micros,
-    /// From when it signs.
-    pub activate_at: Option<Micros>,
+    /// When its life goes on.
+    pub times: Times,
     /// The public half.
     pub public: PublicJwk,
-    /// The private half, where this process has opened it; needed for [`KeyState::Active`] only.
+    /// The private half, where this process has opened it: of keys that sign, or will.
     pub signer: Option<Arc<Signer>>,
 }
 
@@ -79,14 +57,16 @@ impl KeyRing {
         &self.entries
     }
 
-    /// The key that signs with `algorithm`: of several active ones the one activated last.
+    /// The key that signs with `algorithm`.
     pub fn active(&self, algorithm: Algorithm) -> Option<&Arc<Signer>> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.algorithm == algorithm && entry.state == KeyState::Active)
-            .filter_map(|entry| entry.signer.as_ref().map(|signer| (entry.activate_at, signer)))
-            .max_by_key(|(activate_at, _)| *activate_at)
-            .map(|(_, signer)| signer)
+        let active = |entry: &&KeyEntry| entry.algorithm == algorithm && entry.state == KeyState::Active;
+        self.entries.iter().find(active).and_then(|entry| entry.signer.as_ref())
+    }
+
+    /// Where in their lives the keys of `algorithm` are.
+    pub fn lives(&self, algorithm: Algorithm) -> Vec<Life> {
+        let own = self.entries.iter().filter(|entry| entry.algorithm == algorithm);
+        own.map(|entry| Life { kid: entry.kid.clone(), state: entry.state, times: entry.times }).collect()
     }
 
     /// The believed key of this name.
@@ -151,7 +131,7 @@ mod tests {
     use crate::keys::{JwkSet, KeyPair, SigningQueue, Typ};
     use serde_json::{Value, json};
 
-    fn entry(algorithm: Algorithm, state: KeyState, activate_at: Micros) -> KeyEntry {
+    fn entry(algorithm: Algorithm, state: KeyState) -> KeyEntry {
         let (pair, _) = KeyPair::generate(algorithm, 2048).unwrap();
         let (public, kid) = (pair.public_jwk().clone(), pair.public_jwk().thumbprint());
         let alg_name = algorithm.as_str().to_owned();
@@ -162,7 +142,7 @@ mod tests {
             alg_name,
             state,
             created_at: 0,
-            activate_at: Some(activate_at),
+            times: Times::default(),
             public,
             signer: Some(Arc::new(signer)),
         }
@@ -170,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_published_set_is_stable_and_complete() {
-        let entries: Vec<_> = KeyState::ALL.iter().map(|&state| entry(Algorithm::EdDsa, state, 0)).collect();
+        let entries: Vec<_> = KeyState::ALL.iter().map(|&state| entry(Algorithm::EdDsa, state)).collect();
         let ring = KeyRing::new(entries.clone());
         let set: Value = serde_json::from_slice(ring.jwks()).unwrap();
         let keys = set["keys"].as_array().unwrap();
@@ -196,22 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn the_active_key_is_the_one_activated_last() {
-        let (old, new) = (entry(Algorithm::EdDsa, KeyState::Active, 1), entry(Algorithm::EdDsa, KeyState::Active, 2));
-        let ring = KeyRing::new(vec![
-            entry(Algorithm::EdDsa, KeyState::Published, 9),
-            new.clone(),
-            old,
-            KeyEntry { signer: None, ..entry(Algorithm::Es256, KeyState::Active, 1) },
-        ]);
-        assert_eq!(ring.active(Algorithm::EdDsa).unwrap().kid(), new.kid);
+    fn only_the_active_key_signs() {
+        let active = entry(Algorithm::EdDsa, KeyState::Active);
+        let mut entries: Vec<_> = KeyState::ALL.iter().map(|&state| entry(Algorithm::EdDsa, state)).collect();
+        entries.retain(|entry| entry.state != KeyState::Active);
+        entries.extend([active.clone(), KeyEntry { signer: None, ..entry(Algorithm::Es256, KeyState::Active) }]);
+        let ring = KeyRing::new(entries);
+        assert_eq!(ring.active(Algorithm::EdDsa).unwrap().kid(), active.kid);
         assert!(ring.active(Algorithm::Es256).is_none());
         assert!(ring.active(Algorithm::Rs256).is_none());
     }
 
     #[tokio::test]
     async fn t46_only_believed_keys_verify_and_only_with_their_own_algorithm() {
-        let entries: Vec<_> = KeyState::ALL.iter().map(|&state| entry(Algorithm::EdDsa, state, 0)).collect();
+        let entries: Vec<_> = KeyState::ALL.iter().map(|&state| entry(Algorithm::EdDsa, state)).collect();
         let ring = KeyRing::new(entries.clone());
         for entry in &entries {
             let token = entry.signer.as_ref().unwrap().sign(Typ::AccessToken, &json!({"a": 1})).await.unwrap();

@@ -54,7 +54,7 @@ pub enum OpenError {
         sealed_by: MasterKeyId,
     },
     /// Sealed under this key, but changed since, or sealed for another context.
-    #[error("sealed under this master key ({sealed_by}), but damaged or moved here from another row")]
+    #[error("sealed under the master key {sealed_by}, but damaged or moved here from another row")]
     Damaged {
         /// The key that sealed it.
         sealed_by: MasterKeyId,
@@ -77,6 +77,10 @@ impl MasterKey {
     /// When the text is anything else.
     pub fn parse(text: &str) -> Result<Self, MalformedMasterKey> {
         crate::config::master_key_bytes(text.trim()).map(|key| Self(*key)).ok_or(MalformedMasterKey)
+    }
+
+    pub(super) fn from_bytes(key: &[u8; 32]) -> Self {
+        Self(*key)
     }
 
     /// The key as 43 base64url characters, for the file that holds it.

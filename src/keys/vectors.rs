@@ -10,6 +10,7 @@ use josekit::jws::{self, ES256, EdDSA, JwsHeader, JwsSigner, JwsVerifier, PS256,
 use serde_json::{Value, json};
 
 use super::*;
+use crate::store::signing_keys::Times;
 use crate::wire::Algorithm;
 
 /// RFC 7515 §A.2.1, the public half.
@@ -89,7 +90,7 @@ fn ring(algorithm: Algorithm) -> KeyRing {
         alg_name,
         state,
         created_at: 0,
-        activate_at: Some(0),
+        times: Times::default(),
         public,
         signer,
     }])

@@ -11,8 +11,10 @@ use super::{FOREVER, LEASE, MOST_SKEW, RENEW, SQLITE_POLL, StartError};
 use crate::claims::Mappers;
 use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Services;
+use crate::keys::master;
 use crate::resources::Catalog;
 use crate::store::feed::{self, Change, Follower, Kind};
+use crate::store::nodes::NodeRow;
 use crate::store::{Lock, StoreError, nodes, revocations};
 
 /// Takes the first lease and reads everything into memory; then [`follow`] keeps it so.
@@ -29,6 +31,8 @@ async fn join_now(services: &Services) -> Result<Follower, StartError> {
     let mut follower = Follower::new(&services.db).await?;
     let started = follow_clock(services, &mut follower).await?;
     renew(services, &mut follower).await?;
+    // Whoever changes the key that seals from here on sees in our row which ones we have.
+    master::confirm(&services.db, services.keys.master().clone()).await?;
     let head = feed::head(follower.conn()).await?;
     reload(services, &mut follower).await?;
     node.applied.send_replace(head);
@@ -155,10 +159,17 @@ async fn follow_clock(services: &Services, follower: &mut Follower) -> Result<Mi
 }
 
 async fn renew(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
-    let (id, applied, now) = (services.node.id, services.node.applied(), services.clock.now());
+    let now = services.clock.now();
     // On SQLite never the same twice: a row that says what it said before is not written, and a full disk not noticed.
     let until = now + if services.db.sqlite_path().is_some() { FOREVER } else { micros(LEASE) };
-    follower.write(&services.db, move |conn| Box::pin(nodes::renew(conn, id, now, until, applied))).await
+    let row = NodeRow {
+        id: services.node.id,
+        lease_until: until,
+        applied_seq: services.node.applied(),
+        started_at: now,
+        master_keys: services.keys.master().ids(),
+    };
+    follower.write(&services.db, move |conn| Box::pin(async move { nodes::renew(conn, &row).await })).await
 }
 
 async fn publish_applied(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Micros, SECOND, micros};
+use crate::config::LEASE_BOUND_SECONDS;
 use crate::cx::Services;
 use crate::error::{Error, Result};
 use crate::secret::{Id, NoRandomness, random};
@@ -25,7 +26,7 @@ pub use follow::{follow, join};
 /// How long a lease row promises.
 const LEASE: Duration = Duration::from_secs(3);
 /// Longer than any node goes on by what it knew before a change.
-pub const LEASE_BOUND: Micros = 5 * SECOND;
+pub const LEASE_BOUND: Micros = LEASE_BOUND_SECONDS as Micros * SECOND;
 /// How long its node counts on it: less, by what clocks of two nodes may differ after following the database's.
 const COUNTED_ON: Duration = Duration::from_millis(2500);
 const RENEW: Duration = Duration::from_secs(1);

@@ -71,13 +71,17 @@ impl Published {
 }
 
 pub(super) async fn jwks(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
-    let mut response = oauth.published.jwks(oauth.services.keys.ring()).1.respond(&headers);
+    let ring = oauth.services.keys.ring();
+    // A node that is cut off from its database does not know which keys were published since: its copy is to be asked
+    // for again, or a verifier could keep it until one of them signs.
+    let is_current = oauth.services.node.lease_remaining() > 0;
+    let mut response = oauth.published.jwks(ring).1.respond(&headers, is_current);
     cors::allow_any(response.headers_mut());
     response
 }
 
 pub(super) async fn discovery(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
-    let mut response = oauth.published.discovery(&oauth.services).document.respond(&headers);
+    let mut response = oauth.published.discovery(&oauth.services).document.respond(&headers, true);
     cors::allow_any(response.headers_mut());
     response
 }

@@ -1,17 +1,19 @@
-//! Facts about this database that are decided once: the check value of its master key.
+//! Facts about this database that its nodes agree on: which master key seals.
 
 use super::conn::{execute, fetch, queries};
 use super::{Conn, StoreError, Tx};
 
 queries! {
-    DECIDE = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
+    DECIDE = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = meta.value \
+              RETURNING value";
     GET = "SELECT value FROM meta WHERE key = $1";
+    REPLACE = "UPDATE meta SET value = $3 WHERE key = $1 AND value = $2";
 }
 
-/// Sets `key` unless it is set, and gives what it is now: the first of several nodes decides.
+/// Sets `key` unless it is set, and gives what it is now: the first of several nodes decides. Until this transaction
+/// ends nobody makes it another.
 pub async fn decide(tx: &mut Tx, key: &str, value: &str) -> Result<String, StoreError> {
-    execute!(tx, DECIDE, key, value)?;
-    let (now,): (String,) = fetch!(one, tx, GET, key)?;
+    let (now,): (String,) = fetch!(one, tx, DECIDE, key, value)?;
     Ok(now)
 }
 
@@ -19,4 +21,9 @@ pub async fn decide(tx: &mut Tx, key: &str, value: &str) -> Result<String, Store
 pub async fn get(conn: &mut Conn, key: &str) -> Result<Option<String>, StoreError> {
     let row: Option<(String,)> = fetch!(optional, conn, GET, key)?;
     Ok(row.map(|(value,)| value))
+}
+
+/// Makes `key`, if it is `old`, `new`. Whether it was.
+pub async fn replace(tx: &mut Tx, key: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+    Ok(execute!(tx, REPLACE, key, old, new)? > 0)
 }

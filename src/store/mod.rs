@@ -20,6 +20,7 @@ pub mod nodes;
 pub mod resources;
 pub mod revocations;
 mod row;
+pub mod sealed;
 pub mod sessions;
 pub mod signing_keys;
 mod sqlite;
@@ -336,6 +337,7 @@ pub fn queries() -> impl Iterator<Item = (&'static str, &'static str)> {
         nodes::QUERIES,
         resources::QUERIES,
         revocations::QUERIES,
+        sealed::QUERIES,
         sessions::QUERIES,
         signing_keys::QUERIES,
         users::QUERIES,

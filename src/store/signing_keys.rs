@@ -9,8 +9,26 @@ use crate::clock::Micros;
 queries! {
     LIST = "SELECT kid, alg, alg_name, state, public_jwk, sealed, created_at, published_at, activate_at, retire_at, remove_at \
             FROM signing_keys ORDER BY created_at, kid";
-    ADD = "INSERT INTO signing_keys (kid, alg, alg_name, state, public_jwk, sealed, created_at, published_at, activate_at) \
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7) ON CONFLICT DO NOTHING";
+    LIVE = "SELECT kid, alg, alg_name, state, public_jwk, sealed, created_at, published_at, activate_at, retire_at, remove_at \
+            FROM signing_keys WHERE state IN ('published', 'active', 'retiring') ORDER BY created_at, kid";
+    ADD = "INSERT INTO signing_keys (kid, alg, alg_name, state, public_jwk, sealed, created_at, \
+                                     published_at, activate_at, retire_at, remove_at) \
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
+    MOVE = "UPDATE signing_keys SET state = $3, published_at = $4, activate_at = $5, retire_at = $6, remove_at = $7 \
+            WHERE kid = $1 AND state = $2";
+}
+
+/// When a key begins and ends what: planned, and then as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct Times {
+    /// When the JWKS first showed it.
+    pub published_at: Micros,
+    /// When it begins to sign.
+    pub activate_at: Micros,
+    /// When it stops signing.
+    pub retire_at: Micros,
+    /// When the JWKS drops it.
+    pub remove_at: Micros,
 }
 
 /// A signing key as it is kept.
@@ -30,29 +48,55 @@ pub struct SigningKeyRow {
     pub sealed: Vec<u8>,
     /// When it was made.
     pub created_at: Micros,
-    /// When the JWKS first showed it.
-    pub published_at: Option<Micros>,
-    /// When it begins to sign.
-    pub activate_at: Option<Micros>,
-    /// When it stops signing.
-    pub retire_at: Option<Micros>,
-    /// When the JWKS drops it.
-    pub remove_at: Option<Micros>,
+    /// When it begins and ends what.
+    #[sqlx(flatten)]
+    pub times: Times,
 }
 
-/// All signing keys, oldest first.
+/// All signing keys there ever were, oldest first.
 pub async fn list(conn: &mut Conn) -> Result<Vec<SigningKeyRow>, StoreError> {
     fetch!(all, conn, LIST)
 }
 
-/// Adds a key that is published now; of two first keys of one algorithm, the second changes nothing.
-/// Whether the key was added.
+/// Those that the JWKS shows, oldest first.
+pub async fn live(conn: &mut Conn) -> Result<Vec<SigningKeyRow>, StoreError> {
+    fetch!(all, conn, LIVE)
+}
+
+/// Adds a key that is made now; its state and times are the row's. An algorithm has one active key and one published
+/// one: a second changes nothing. Whether the key was added.
 pub async fn add(tx: &mut Tx, key: &SigningKeyRow) -> Result<bool, StoreError> {
-    let SigningKeyRow { kid, alg, alg_name, state, public_jwk, sealed, .. } = key;
+    let SigningKeyRow { kid, alg, alg_name, state, public_jwk, sealed, times, .. } = key;
+    let Times { published_at, activate_at, retire_at, remove_at } = *times;
     let now = tx.now();
-    let added = execute!(tx, ADD, kid, alg, alg_name, state, public_jwk, sealed, now)? > 0;
+    let added = execute!(
+        tx,
+        ADD,
+        kid,
+        alg,
+        alg_name,
+        state,
+        public_jwk,
+        sealed,
+        now,
+        published_at,
+        activate_at,
+        retire_at,
+        remove_at
+    )? > 0;
     if added {
         tx.announce(feed::Kind::SigningKey, kid);
     }
     Ok(added)
+}
+
+/// Brings key `kid` from one state to the next, with its times. Whether it was in the first: of several that try at
+/// once, one does it.
+pub async fn pass(tx: &mut Tx, kid: &str, (from, to): (&str, &str), times: Times) -> Result<bool, StoreError> {
+    let Times { published_at, activate_at, retire_at, remove_at } = times;
+    let passed = execute!(tx, MOVE, kid, from, to, published_at, activate_at, retire_at, remove_at)? > 0;
+    if passed {
+        tx.announce(feed::Kind::SigningKey, kid);
+    }
+    Ok(passed)
 }

@@ -152,7 +152,7 @@ class Sealwright:
 
     def run(self, *words):
         """Runs `sealwright WORDS --config …`; returns what it printed, raises with its stderr when it failed."""
-        command = [self.binary, words[0], "--config", str(self.config), *words[1:]]
+        command = [self.binary, *words, "--config", str(self.config)]
         nothing = subprocess.DEVNULL
         done = subprocess.run(
             command, env=clean_environment(), capture_output=True, text=True, stdin=nothing, timeout=60, check=False

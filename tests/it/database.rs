@@ -50,7 +50,7 @@ both! {
     async fn the_signing_keys_are_sealed_at_rest(engine) {
         let server = Server::empty(engine).await;
         let rows = server.services.db.read(|conn| Box::pin(store::signing_keys::list(conn))).await.unwrap();
-        assert_eq!(rows.len(), 4);
+        assert_eq!(rows.len(), 8);
         for row in rows {
             // A PKCS#8 document is a DER sequence; sealed, it begins with our version byte and the key's id.
             assert_eq!(row.sealed[0], 1);
@@ -189,7 +189,8 @@ async fn without_a_lock_file_a_server_waits_for_the_lease_of_one_that_may_run() 
     let place = server.place.clone();
     server.stop().await;
     let mut conn = sqlx::SqliteConnection::connect(&place.url).await.unwrap();
-    let row = "INSERT INTO nodes (id, lease_until, applied_seq, started_at) VALUES (x'00', 9000000000000000000, 0, 0)";
+    let row = "INSERT INTO nodes (id, lease_until, applied_seq, started_at, master_keys) \
+               VALUES (x'00', 9000000000000000000, 0, 0, '')";
     conn.execute(row).await.unwrap();
     conn.close().await.unwrap();
     std::fs::remove_file(place.folder.join("test.db.lock")).unwrap();
@@ -207,7 +208,7 @@ async fn two_first_starts_share_their_keys() {
     let (a, b) = tokio::join!(start(), start());
     let (of_a, of_b) = (a.get("/.well-known/jwks.json").await.json, b.get("/.well-known/jwks.json").await.json);
     assert_eq!(of_a, of_b);
-    assert_eq!(of_a["keys"].as_array().unwrap().len(), 4);
+    assert_eq!(of_a["keys"].as_array().unwrap().len(), 8);
     let code = a.services.mac.sign(Purpose::Csrf, &[b"a"]);
     assert!(b.services.mac.verify(Purpose::Csrf, &[b"a"], &code), "one MAC key for all");
 }

@@ -148,6 +148,9 @@ async fn fails_closed(server: &Server, gateway: &str, token: &str) {
     {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
+    // I5: its copy may lack a key that signs soon.
+    let jwks = server.get("/.well-known/jwks.json").await;
+    assert_eq!(jwks.header("cache-control"), Some("public, max-age=0"));
     assert_eq!(management(server, "/health/ready").await, 503);
     assert_eq!(management(server, "/health/live").await, 200);
     assert_eq!(management(server, "/metrics").await, 200);

@@ -218,7 +218,7 @@ async fn the_other_commands_work_beside_it() {
     let token = folder.run(&["token", "--dev"], None).fine().stdout;
     let asked = folder.run(&["introspect", "--dev"], Some(&token)).fine();
     assert_eq!(asked.json()["active"], true);
-    assert_eq!(folder.run(&["keys", "list", "--dev", "--json"], None).fine().json().as_array().unwrap().len(), 2);
+    assert_eq!(folder.run(&["keys", "list", "--dev", "--json"], None).fine().json().as_array().unwrap().len(), 4);
     assert!(folder.run(&["check", "--dev"], None).fine().stdout.contains(&format!("localhost:{}", folder.port)));
     let exported = folder.run(&["export", "--dev"], None).fine().stdout;
     let again = folder.run(&["apply", "--dev", "--dry-run", "-"], Some(&exported)).fine();

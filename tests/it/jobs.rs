@@ -10,6 +10,7 @@ use sealwright::clock::{Micros, SECOND};
 use sealwright::cx::Cx;
 use sealwright::secret::random;
 use sealwright::store::artifacts::{self, Kind};
+use sealwright::store::nodes::NodeRow;
 use sealwright::store::{audit, feed, nodes, revocations};
 use sqlx::{Connection, Executor};
 use tokio::io::AsyncWriteExt;
@@ -118,7 +119,8 @@ both! {
         let dead = random().unwrap();
         let written = server.services.db.write(move |tx| {
             Box::pin(async move {
-                nodes::renew(tx, dead, now, now + 3 * SECOND, 0).await?;
+                let (lease_until, master_keys) = (now + 3 * SECOND, String::new());
+                nodes::renew(tx, &NodeRow { id: dead, lease_until, applied_seq: 0, started_at: now, master_keys }).await?;
                 revocations::add(tx, revocations::Kind::Token, "long", now, now + 30 * DAY).await
             })
         });

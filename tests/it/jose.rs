@@ -206,7 +206,7 @@ async fn three_clients(engine: Engine) -> (Server, String, Vec<Key>) {
 /// The server's own keys, as it publishes them.
 async fn published(server: &Server) -> Vec<Value> {
     let keys = server.get("/.well-known/jwks.json").await.json["keys"].as_array().unwrap().clone();
-    assert_eq!(keys.len(), Algorithm::ALL.len());
+    assert_eq!(keys.len(), 2 * Algorithm::ALL.len(), "one that signs and one that will, of each");
     keys
 }
 
@@ -270,6 +270,21 @@ both! {
         }
     }
 
+    async fn t60_t61_a_hostile_id_token_hint_is_none(engine) {
+        let server = Server::empty(engine).await;
+        let claims = json!({"iss": server.issuer, "sub": "u", "aud": "web", "exp": 1, "iat": 1, "auth_time": 1});
+        for jwk in published(&server).await {
+            let signer = signer(&server, &jwk["kid"]);
+            let sign = |message: &[u8]| signer.pair().sign(message).unwrap();
+            let header = json!({"alg": jwk["alg"], "typ": "JWT", "kid": jwk["kid"]});
+            let hint = |token: &str| sealwright::issue::hint(&server.services.keys.ring(), &server.issuer, token);
+            assert!(hint(&compact(&header.to_string(), &claims.to_string(), sign)).is_some());
+            for token in hmac_confused(&jwk, "JWT", &claims).into_iter().chain(hostile(&header, &claims, &sign)) {
+                assert_eq!(hint(&token), None, "{token}: {}", shown(&token, 0));
+            }
+        }
+    }
+
     async fn s20_one_key_has_one_algorithm(engine) {
         let (server, gateway) = Server::example(engine).await;
         let claims = part(&server.token().await, 1);
@@ -278,7 +293,8 @@ both! {
         for named in &keys {
             for other in keys.iter().filter(|other| other["kid"] != named["kid"]) {
                 let header = json!({"alg": other["alg"], "typ": "at+jwt", "kid": named["kid"]}).to_string();
-                for by in [named, other] {
+                // The key of the kid under its own algorithm is no confusion: that is its token.
+                for by in [named, other].into_iter().filter(|by| by["kid"] != named["kid"] || other["alg"] != named["alg"]) {
                     let signer = signer(&server, &by["kid"]);
                     let token = compact(&header, &claims.to_string(), |message| signer.pair().sign(message).unwrap());
                     inactive(&server, &gateway, &[token]).await;

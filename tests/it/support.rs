@@ -10,8 +10,9 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use sealwright::app::{self, App};
 use sealwright::apply;
 use sealwright::clock::Clock;
-use sealwright::config::{self, Config, DatabaseUrl, Issuer};
+use sealwright::config::{Config, DatabaseUrl, Issuer};
 use sealwright::cx::Services;
+use sealwright::keys::MasterKeys;
 use sealwright::secret::Secret;
 use sealwright::store::signing_keys::{self, SigningKeyRow};
 use sealwright::store::{Db, Location, Options};
@@ -428,15 +429,27 @@ pub async fn seed_keys(db: &Db) {
             let options = Options { location, max_connections: 1, deadline: Duration::from_secs(20) };
             let db = Db::open(options, Clock::system()).await.unwrap();
             db.migrate().await.unwrap();
-            let keys = sealwright::keys::Keys::new(sealwright::keys::MasterKey::parse(MASTER_KEY).unwrap());
-            let settings = config::Keys { algorithms: Algorithm::ALL.to_vec(), ..Config::default().keys };
-            keys.ensure(&db, &settings).await.unwrap();
+            let mut config = Config::default();
+            config.keys.algorithms = Algorithm::ALL.to_vec();
+            let master = Arc::new(MasterKeys::parse(MASTER_KEY).unwrap());
+            sealwright::keys::Keys::new(master, &config).ensure(&db, Clock::system().now()).await.unwrap();
             let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await.unwrap();
             std::fs::remove_dir_all(folder).unwrap();
             rows
         })
         .await;
-    for key in keys.clone() {
-        db.write(move |tx| Box::pin(async move { signing_keys::add(tx, &key).await })).await.unwrap();
+    for mut key in keys.clone() {
+        let add = db.write(move |tx| {
+            Box::pin(async move {
+                // As if they were made now.
+                let (by, times) = (tx.now() - key.created_at, &mut key.times);
+                for at in [&mut times.published_at, &mut times.activate_at, &mut times.retire_at, &mut times.remove_at]
+                {
+                    *at += by;
+                }
+                signing_keys::add(tx, &key).await
+            })
+        });
+        add.await.unwrap();
     }
 }
