@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "interop"))
 from load import Load, clean, warm, wrk  # noqa: E402
 from people import measure_people, resident  # noqa: E402
+from rotation import measure_rotation  # noqa: E402
 from sealwright import ROOT, Sealwright, basic, free_port, http, stop, wait_for  # noqa: E402
 
 RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
@@ -244,6 +245,8 @@ def main():
         subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True)
         ceilings = measure_ceilings(seconds, server.folder, key)
         rows, below = measure(server, seconds, key, ceilings)
+    if not url:
+        below.append(measure_rotation(seconds, binary=server.binary, prefix=SERVER_CORE))
     text = "\n".join([heading(database), "", table(rows, database), "", *(f"- {line}" for line in below)])
     print(f"\n{text}")
     if not options.quick:
