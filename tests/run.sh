@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests of a change: format, lints, the Rust tests on SQLite and PostgreSQL, real peers (Authlib, openid-client,
-# Envoy, nginx), and a real browser (Chromium).
+# Envoy, nginx, HAProxy, and what README has for verifiers in five languages), and a real browser (Chromium).
 # Needs Rust and, on Debian, nothing else: what is missing is installed. A part that cannot be had has failed; nothing
 # is skipped. The last line is the total; what each part printed stays in target/test-logs.
 set -euo pipefail
@@ -67,9 +67,13 @@ install() {
     need '/usr/lib/postgresql/*/bin/initdb' postgresql
     need nginx nginx-light
     need '/usr/*/nginx/modules/ngx_http_js_module.so' libnginx-mod-http-js
+    need haproxy haproxy
     need python3 python3
     need node nodejs
     need npm npm
+    need go golang-go
+    need javac default-jdk-headless
+    need /usr/share/java/gson.jar libgoogle-gson-java
     need chromium chromium
     need chromedriver chromium-driver
     python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
@@ -125,6 +129,7 @@ part openidclient interop openid_client
 part envoy interop envoy_gateway
 part envoyrotation interop envoy_rotation
 part nginx interop nginx_gateway
+part recipes interop recipes
 part browser browser
 
 echo

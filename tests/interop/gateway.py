@@ -1,4 +1,4 @@
-"""What the two gateway scripts share: a service to protect, a filled-in template, requests, and doctored tokens."""
+"""What the gateway scripts share: a service to protect, a filled-in template, requests, and doctored tokens."""
 
 import base64
 import hashlib
@@ -31,6 +31,8 @@ class Upstream:
         self.reached = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        # A gateway that ends cuts the connections that it kept.
+        self._server.handle_error = lambda *_: None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
