@@ -206,3 +206,15 @@ async fn export_public_gives_what_the_jwks_has_and_no_private_half() {
     refused(&node.run(&["keys", "export-public", "nobody"]), "there is no key nobody");
     assert!(!pem.contains(MASTER_KEY));
 }
+
+/// One thumbprint in sixty-four begins with a hyphen (RFC 7638, base64url), and is no option for that.
+#[tokio::test]
+async fn a_kid_that_begins_with_a_hyphen_is_a_kid() {
+    let node = Node::new(Engine::Sqlite).await;
+    for command in [&["keys", "retire"][..], &["keys", "revoke"], &["keys", "export-public"]] {
+        for kid in ["-BAKLoYZGBFCniEbESG_UllqTd-adPafIYTVQ6XUVfU", "-hAKLoYZGBFCniEbESG_UllqTd-adPafIYTVQ6XUVfU"] {
+            let said = node.run(&[command, &[kid]].concat());
+            assert_eq!(said.status, 1, "there is no such key: {said:?}");
+        }
+    }
+}

@@ -22,7 +22,7 @@ pub struct Args {
     #[command(flatten)]
     source: Source,
     /// The one key of this `kid`
-    #[arg(conflicts_with = "all")]
+    #[arg(conflicts_with = "all", allow_hyphen_values = true)]
     kid: Option<String>,
     /// Retired and revoked keys as well, for looking at old tokens; not for a verifier
     #[arg(long)]

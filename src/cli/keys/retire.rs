@@ -18,7 +18,7 @@ It says what breaks, and asks. Only a key that signs no more can be ended so; se
 one that leaked.")]
 pub struct Args {
     /// Which key, as `keys list` shows it
-    #[arg(value_name = "KID")]
+    #[arg(value_name = "KID", allow_hyphen_values = true)]
     kid: String,
     #[command(flatten)]
     source: Source,

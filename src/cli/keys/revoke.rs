@@ -28,7 +28,7 @@ It says what breaks and for whom, and asks. When it returns, no running server c
 JWKS does not have it, and the next key signs.")]
 pub struct Args {
     /// Which key, as `keys list` shows it
-    #[arg(value_name = "KID")]
+    #[arg(value_name = "KID", allow_hyphen_values = true)]
     kid: String,
     #[command(flatten)]
     source: Source,

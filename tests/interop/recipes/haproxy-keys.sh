@@ -7,13 +7,13 @@
 set -euo pipefail
 folder=$1
 awk -v folder="$folder" '
-    NF == 2 && $1 !~ /^-/ { kid = $1; wanted = $2 == "RS256" && kid ~ /^[A-Za-z0-9_-]+$/ }
+    NF == 2 { kid = $1; wanted = $2 == "RS256" && kid ~ /^[A-Za-z0-9_-]+$/ }
     !wanted { next }
     /^-----BEGIN PUBLIC KEY/ {
         file = folder "/" kid ".pem"
         inside = 1
         printf "" >file
-        print "http-request set-var(txn.verified) var(txn.token),jwt_verify(RS256,\"" file "\") if { var(txn.kid) -m str " kid " }"
+        print "http-request set-var(txn.verified) var(txn.token),jwt_verify(RS256,\"" file "\") if { var(txn.kid) -m str -- " kid " }"
     }
     inside { print >file }
     /^-----END PUBLIC KEY/ { inside = 0; close(file) }
