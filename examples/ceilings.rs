@@ -35,8 +35,6 @@ use sealwright::password::PasswordHasher;
 use sealwright::secret::{Secret, random};
 use sealwright::wire::Algorithm;
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection};
 use tokio::net::TcpListener;
 use tower::Service;
 use url::form_urlencoded;
@@ -49,8 +47,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: &str = "\
 ceilings --listen ADDRESS --key KEY.pem
     Serves GET /ok and POST /sign-eddsa, /sign-rs256, /verify-sign (assertions made with KEY.pem).
-ceilings --raw
-    Prints `name value` lines: operations a second on one core.
+ceilings --raw NAME
+    Prints NAME and its operations a second on one core: sign-eddsa, sign-rs256, verify-eddsa or argon2id.
 ceilings --assertions COUNT --issuer URL --client-id ID --key KEY.pem
     Prints COUNT client assertions, one a line.
 KEY.pem is what `openssl genpkey -algorithm ed25519` makes.";
@@ -65,7 +63,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
         ["--listen", address, "--key", key] => serve(address, Path::new(key)),
-        ["--raw"] => raw(),
+        ["--raw", name] => raw(name),
         ["--assertions", count, "--issuer", issuer, "--client-id", client_id, "--key", key] => {
             assertions(count, issuer, client_id, Path::new(key))
         }
@@ -256,30 +254,28 @@ async fn accept(listener: TcpListener, router: Router) -> Result<()> {
 
 // Single operations.
 
-fn raw() -> Result<()> {
-    let mut out = io::stdout().lock();
+fn raw(name: &str) -> Result<()> {
     // The length of a token's header and claims.
     let message = [b'a'; 480];
-    for (name, algorithm) in
-        [("sign-eddsa", Algorithm::EdDsa), ("sign-rs256", Algorithm::Rs256), ("sign-es256", Algorithm::Es256)]
-    {
-        let pair = new_pair(algorithm)?;
-        let found = rate(|| Ok(pair.sign(black_box(&message))?))?;
-        writeln!(out, "{name} {found:.0}")?;
-    }
-    let pair = new_pair(Algorithm::EdDsa)?;
-    let (signature, public) = (pair.sign(&message)?, pair.public_jwk());
-    let found = rate(|| Ok(public.verify(Algorithm::EdDsa, black_box(&message), black_box(&signature))?))?;
-    writeln!(out, "verify-eddsa {found:.0}")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let hasher = PasswordHasher::new(app::hash_settings(&Config::default()))?;
-    let guess = Secret::new("a guess of whoever");
-    let found = rate(|| Ok(runtime.block_on(hasher.verify(&guess, None, None))?))?;
-    writeln!(out, "argon2id {found:.1}")?;
-    for rows in [1, 100] {
-        writeln!(out, "sqlite-insert-{rows} {:.0}", insert_rate(rows)?)?;
-    }
-    Ok(())
+    let found = match name {
+        "sign-eddsa" | "sign-rs256" => {
+            let pair = new_pair(if name == "sign-rs256" { Algorithm::Rs256 } else { Algorithm::EdDsa })?;
+            rate(|| Ok(pair.sign(black_box(&message))?))?
+        }
+        "verify-eddsa" => {
+            let pair = new_pair(Algorithm::EdDsa)?;
+            let (signature, public) = (pair.sign(&message)?, pair.public_jwk());
+            rate(|| Ok(public.verify(Algorithm::EdDsa, black_box(&message), black_box(&signature))?))?
+        }
+        "argon2id" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let hasher = PasswordHasher::new(app::hash_settings(&Config::default()))?;
+            let guess = Secret::new("a guess of whoever");
+            rate(|| Ok(runtime.block_on(hasher.verify(&guess, None, None))?))?
+        }
+        _ => return Err(format!("nothing is called '{name}'").into()),
+    };
+    Ok(writeln!(io::stdout().lock(), "{name} {found:.1}")?)
 }
 
 /// How often a second `work` can be done, over one second after a short warm-up.
@@ -294,31 +290,4 @@ fn rate<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
         measured = f64::from(count) / begun.elapsed().as_secs_f64();
     }
     Ok(measured)
-}
-
-/// Rows a second that SQLite takes durably, `rows` of them in each commit.
-fn insert_rate(rows: u32) -> Result<f64> {
-    let folder = std::env::temp_dir().join(format!("sealwright-ceilings-{}", std::process::id()));
-    std::fs::create_dir(&folder)?;
-    let measured = insert_rate_in(&folder, rows);
-    std::fs::remove_dir_all(&folder)?;
-    measured
-}
-
-fn insert_rate_in(folder: &Path, rows: u32) -> Result<f64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("ceilings.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let mut connection = runtime.block_on(options.connect())?;
-    // The shape of a replay id, the row that the token endpoint may have to write.
-    let create = sqlx::query("CREATE TABLE bare (id BLOB PRIMARY KEY, expires_at BIGINT NOT NULL) WITHOUT ROWID");
-    runtime.block_on(create.execute(&mut connection))?;
-    let insert = "INSERT INTO bare WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
-                  SELECT randomblob(32), i FROM n";
-    let measured = rate(|| Ok(runtime.block_on(sqlx::query(insert).bind(rows).execute(&mut connection))?));
-    runtime.block_on(connection.close())?;
-    Ok(measured? * f64::from(rows))
 }

@@ -19,6 +19,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
 /// How long samples of refusals are kept.
 const SAMPLES_KEPT: Duration = Duration::from_hours(7 * 24);
+/// How long counters are kept.
+const COUNTERS_KEPT: Duration = Duration::from_hours(90 * 24);
 /// Rows of one sweeping transaction: short enough that nobody waits for it.
 const SMALL: i64 = 500;
 
@@ -69,6 +71,8 @@ pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
     in_batches(db, move |tx| Box::pin(revocations::sweep(tx, dead, SMALL))).await?;
     in_batches(db, move |tx| Box::pin(feed::sweep(tx, now - micros(FEED_KEPT), SMALL))).await?;
     in_batches(db, move |tx| Box::pin(audit::sweep_samples(tx, now - micros(SAMPLES_KEPT), SMALL))).await?;
+    let hour = audit::hour(now - micros(COUNTERS_KEPT));
+    in_batches(db, move |tx| Box::pin(audit::sweep_counters(tx, hour, SMALL))).await?;
     db.write(move |tx| Box::pin(nodes::sweep(tx, now - micros(FEED_KEPT)))).await?;
     services.revocations.sweep(dead);
     Ok(())

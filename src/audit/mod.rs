@@ -18,12 +18,10 @@ use crate::wire::vocabulary;
 
 pub use event::{Action, Event, FieldChange};
 
-/// An hour in [`Micros`].
-const HOUR: Micros = 3600 * SECOND;
 /// Refusals that get a row of their own, per minute; all are counted.
 const SAMPLES: i64 = 60;
 const MINUTE: Micros = 60 * SECOND;
-/// Counters of one transaction.
+/// Counters, events or stamps of one transaction.
 const CHUNK: usize = 500;
 /// Different counters between two flushes; beyond it the client is no longer told apart.
 const MOST_COUNTERS: usize = 100_000;
@@ -183,7 +181,7 @@ impl Audit {
             Some(client) if counters.len() < MOST_COUNTERS => client.clone(),
             _ => "".into(),
         };
-        *counters.entry(Counter { hour: now / HOUR, event: what.as_str(), client_id, outcome }).or_insert(0) += 1;
+        *counters.entry(Counter { hour: audit::hour(now), event: what.as_str(), client_id, outcome }).or_insert(0) += 1;
     }
 
     /// Notes that a credential worked.
@@ -214,14 +212,7 @@ impl Audit {
 
     async fn write_counters(&self, db: &Db, chunk: Vec<(Counter, i64)>) -> Result<(), StoreError> {
         let waiting = chunk.clone();
-        let written = db.write(move |tx| {
-            Box::pin(async move {
-                for (counter, n) in &chunk {
-                    audit::count(tx, counter, *n).await?;
-                }
-                Ok(())
-            })
-        });
+        let written = db.write(move |tx| Box::pin(async move { audit::count(tx, &chunk).await }));
         let outcome = written.await.map(drop);
         // What may have been written is not counted twice.
         if let Err(cause) = &outcome
@@ -265,21 +256,16 @@ impl Audit {
         self.write_stamps(db).await
     }
 
+    /// All with the time of the last: they came since the flush before this one.
     async fn write_stamps(&self, db: &Db) -> Result<(), StoreError> {
         let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut used: Vec<(Id, Micros)> = used.into_iter().collect();
-        used.sort_unstable();
-        if used.is_empty() {
-            return Ok(());
+        let Some(at) = used.values().max().copied() else { return Ok(()) };
+        let mut ids: Vec<Id> = used.into_keys().collect();
+        ids.sort_unstable();
+        for chunk in ids.chunks(CHUNK) {
+            let chunk = chunk.to_vec();
+            db.write(move |tx| Box::pin(async move { clients::used(tx, &chunk, at).await })).await?;
         }
-        let written = db.write(move |tx| {
-            Box::pin(async move {
-                for (id, at) in used {
-                    clients::used(tx, id, at).await?;
-                }
-                Ok(())
-            })
-        });
-        written.await.map(drop)
+        Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! Public keys that clients publish at their `jwks_uri`: fetched through the guarded client, cached, and fetched
 //! anew at most once per interval when a token names a key that we do not know.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use crate::clock::{Micros, SECOND, micros};
@@ -18,7 +19,7 @@ use crate::wire::Algorithm;
 const FRESH: Micros = 600 * SECOND;
 /// While the client's server does not answer, its last set is believed for this long.
 const STALE: Micros = 3600 * SECOND;
-const MOST_SETS: u64 = 10_000;
+const MOST_SETS: usize = 10_000;
 /// Fetches at one time, of all clients together: so many sockets and bodies slow servers can cost us, and no more.
 const MOST_FETCHES: usize = 32;
 /// How long a fetch waits for its place among them. Then it counts as failed, but for [`SECOND`] only.
@@ -101,7 +102,7 @@ impl RemoteKeys {
     /// The set at `uri`, and whether it was fetched now: when it is old, when there is none, or to `refresh` it, but
     /// once per interval only. Requests that cannot go on without it wait for one fetch.
     async fn set(&self, cx: &Cx<'_>, uri: &str, refresh: bool) -> (Option<Arc<JwkSet>>, bool) {
-        let entry = self.sets.get_with_by_ref(uri, Arc::default);
+        let Ok(entry) = self.sets.get_or_insert_with(uri, || Ok::<_, Infallible>(Arc::default()));
         let (known, now) = (entry.known(), cx.clock.now());
         if !known.is_due(now, refresh) {
             return (known.usable(now), false);

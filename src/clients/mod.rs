@@ -142,8 +142,8 @@ impl Client {
         self.metadata.allowed_origins.iter().any(|allowed| allowed == origin)
     }
 
-    /// Roughly how much memory it takes in the cache, whose own share of each entry is about 400 bytes.
-    fn weight(&self) -> u32 {
+    /// Roughly how many bytes it takes in the cache, whose own share of each entry is about 80.
+    fn weight(&self) -> u64 {
         let metadata = &self.metadata;
         let lists = metadata.lists().into_iter().flatten().map(|text| size_of::<String>() + text.len()).sum::<usize>();
         let proof = |credential: &Credential| match &credential.proof {
@@ -153,6 +153,6 @@ impl Client {
         };
         let credentials = self.credentials.iter().map(|each| size_of::<Credential>() + proof(each)).sum::<usize>();
         let texts = self.client_id.len() + self.name().len() + metadata.scope.to_string().len();
-        u32::try_from(400 + size_of::<Self>() + texts + lists + credentials).unwrap_or(u32::MAX)
+        (80 + size_of::<Self>() + texts + lists + credentials) as u64
     }
 }

@@ -6,13 +6,16 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use moka::sync::Cache;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use super::Client;
 use crate::store::{Conn, Db, StoreError, clients};
 
 /// Clients in memory take at most this much of it, roughly.
 const CACHED_BYTES: u64 = 96 * 1024 * 1024;
+/// What most clients take at least; see [`Client::weight`].
+const SMALL_CLIENT: u64 = 600;
 const STRIPES: usize = 64;
 /// Ids that are read at a time.
 const PAGE: i64 = 10_000;
@@ -20,13 +23,22 @@ const PAGE: i64 = 10_000;
 /// Clients in memory.
 pub struct Registry {
     db: Db,
-    cached: Cache<Arc<str>, Arc<Client>>,
+    cached: Cache<Arc<str>, Arc<Client>, Weight>,
     /// Filling and invalidating both hold it, so a fill that began before a change never lands after it.
     index: Mutex<Index>,
     loading: Vec<tokio::sync::Mutex<()>>,
     /// What ids are hashed with, drawn anew for each process: nobody can choose an id that meets another's hash.
     key: RandomState,
     origins: ArcSwap<HashSet<String>>,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Arc<str>, Arc<Client>> for Weight {
+    fn weight(&self, _: &Arc<str>, client: &Arc<Client>) -> u64 {
+        client.weight()
+    }
 }
 
 #[derive(Default)]
@@ -44,10 +56,11 @@ impl Registry {
     pub fn new(db: Db) -> Self {
         Self {
             db,
-            cached: Cache::builder()
-                .max_capacity(CACHED_BYTES)
-                .weigher(|_, client: &Arc<Client>| client.weight())
-                .build(),
+            cached: Cache::with_weighter(
+                usize::try_from(CACHED_BYTES / SMALL_CLIENT).unwrap_or(usize::MAX),
+                CACHED_BYTES,
+                Weight,
+            ),
             index: Mutex::default(),
             loading: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             key: RandomState::new(),
@@ -85,7 +98,9 @@ impl Registry {
             match &client {
                 Some(client) => self.cached.insert(client.client_id.clone(), client.clone()),
                 // It was removed.
-                None => drop(index.ids.remove(&hash)),
+                None => {
+                    index.ids.remove(&hash);
+                }
             }
             return Ok(client);
         }
@@ -96,7 +111,7 @@ impl Registry {
         let mut index = self.index();
         index.changes += 1;
         index.ids.insert(self.key.hash_one(client_id));
-        self.cached.invalidate(client_id);
+        self.cached.remove(client_id);
     }
 
     /// Reads anew which clients there are, and forgets what was known of them.
@@ -120,7 +135,7 @@ impl Registry {
     fn replace(&self, ids: HashSet<u64>) {
         let mut index = self.index();
         *index = Index { changes: index.changes + 1, ids };
-        self.cached.invalidate_all();
+        self.cached.clear();
     }
 
     /// Reads anew which browser origins some client registered.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 
 use super::{Credential, Proof};
 use crate::error::Result;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use serde::Serialize;
 
 use super::{AccessClaims, LONGEST_TOKEN, RefreshToken};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::conn::{execute, fetch, queries};
+use super::conn::{execute, execute_rows, fetch, queries};
 use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 use crate::secret::random_text;
@@ -124,7 +124,10 @@ pub async fn burn(tx: &mut Tx, kind: Kind, ids: &[(Key, Micros)]) -> Result<Hash
             [] => 0,
             [(id, expires_at)] => execute!(tx, BURN_ONE, kind.as_str(), &mark, &id[..], *expires_at)?,
             // A short batch is filled up with its own last row, which is burnt once all the same.
-            [.., last] => burn_many(tx, kind, &mark, chunk.iter().chain(std::iter::repeat(last)).take(MANY)).await?,
+            [.., last] => {
+                let rows = chunk.iter().chain(std::iter::repeat(last)).take(MANY);
+                execute_rows!(tx, BURN_MANY, [kind.as_str(), &mark], rows, |(id, at)| [&id[..], *at])?
+            }
         };
         if usize::try_from(burnt).is_ok_and(|burnt| burnt == asked.len()) {
             first.extend(asked);
@@ -139,27 +142,6 @@ pub async fn burn(tx: &mut Tx, kind: Kind, ids: &[(Key, Micros)]) -> Result<Hash
         }
     }
     Ok(first)
-}
-
-async fn burn_many(
-    tx: &mut Tx,
-    kind: Kind,
-    mark: &str,
-    rows: impl Iterator<Item = &(Key, Micros)>,
-) -> Result<u64, StoreError> {
-    match tx.on() {
-        super::conn::On::Sqlite(conn) => {
-            let query = sqlx::query(BURN_MANY).bind(kind.as_str()).bind(mark);
-            let query = rows.fold(query, |query, (id, expires_at)| query.bind(&id[..]).bind(*expires_at));
-            query.execute(conn).await.map(|done| done.rows_affected())
-        }
-        super::conn::On::Postgres(conn) => {
-            let query = sqlx::query(BURN_MANY).bind(kind.as_str()).bind(mark);
-            let query = rows.fold(query, |query, (id, expires_at)| query.bind(&id[..]).bind(*expires_at));
-            query.execute(conn).await.map(|done| done.rows_affected())
-        }
-    }
-    .map_err(StoreError::from)
 }
 
 /// Forgets up to `limit` artifacts that expired before `now`.

@@ -2,19 +2,39 @@
 
 use sqlx::FromRow;
 
-use super::conn::{execute, fetch, queries};
+use super::conn::{execute, execute_rows, fetch, queries};
 use super::{Conn, StoreError, Tx};
-use crate::clock::Micros;
+use crate::clock::{Micros, SECOND};
 use crate::secret::Id;
+
+/// Several counters of one hour, event and outcome in one statement.
+macro_rules! count {
+    ($first:literal $($more:literal)*) => {
+        concat!(
+            "INSERT INTO usage_counters (hour, event, outcome, client_id, n) VALUES ($1, $2, $3, ", $first, ")",
+            $(", ($1, $2, $3, ", $more, ")",)*
+            " ON CONFLICT (hour, event, client_id, outcome) DO UPDATE SET n = usage_counters.n + excluded.n"
+        )
+    };
+}
+
+/// How many counters the long text has.
+const MANY: usize = 16;
 
 queries! {
     ADD = "INSERT INTO audit_events (id, at, kind, actor, object, address, request_id, details) \
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING";
     LATEST = "SELECT at, kind, actor, object, address, request_id, details FROM audit_events ORDER BY at DESC LIMIT $1";
-    COUNT = "INSERT INTO usage_counters (hour, event, client_id, outcome, n) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (hour, event, client_id, outcome) DO UPDATE SET n = usage_counters.n + excluded.n";
+    COUNT_ONE = count!("$4, $5");
+    COUNT_MANY = count!(
+        "$4, $5" "$6, $7" "$8, $9" "$10, $11" "$12, $13" "$14, $15" "$16, $17" "$18, $19"
+        "$20, $21" "$22, $23" "$24, $25" "$26, $27" "$28, $29" "$30, $31" "$32, $33" "$34, $35"
+    );
     SWEEP_SAMPLES = "DELETE FROM audit_events WHERE id IN \
                      (SELECT id FROM audit_events WHERE kind = 'request.refused' AND at < $1 ORDER BY at LIMIT $2)";
+    SWEEP_COUNTERS = "DELETE FROM usage_counters WHERE (hour, event, client_id, outcome) IN \
+                      (SELECT hour, event, client_id, outcome FROM usage_counters WHERE hour < $1 \
+                      ORDER BY hour, event, client_id, outcome LIMIT $2)";
     COUNTED = "SELECT CAST(COALESCE(SUM(n), 0) AS BIGINT) FROM usage_counters \
                WHERE event = $1 AND client_id = $2 AND outcome = $3";
 }
@@ -49,28 +69,58 @@ pub async fn latest(conn: &mut Conn, limit: i64) -> Result<Vec<EventRow>, StoreE
     fetch!(all, conn, LATEST, limit)
 }
 
-/// Forgets up to `limit` samples of refusals from before `before`; the counters keep their number.
+/// Forgets up to `limit` samples of refusals from before `before`; the counters keep their number for longer.
 pub async fn sweep_samples(tx: &mut Tx, before: Micros, limit: i64) -> Result<u64, StoreError> {
     execute!(tx, SWEEP_SAMPLES, before, limit)
 }
 
-/// What a counter counts.
+/// The hour that `at` is in, since the epoch.
+pub fn hour(at: Micros) -> i64 {
+    at.div_euclid(3600 * SECOND)
+}
+
+/// What a counter counts. Those that one statement can count are next to each other in their order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Counter {
     /// Hours since the epoch.
     pub hour: i64,
     /// What happened.
     pub event: &'static str,
-    /// To which known client; empty for an unknown one.
-    pub client_id: std::sync::Arc<str>,
     /// How it ended: `ok` or an error code.
     pub outcome: &'static str,
+    /// To which known client; empty for an unknown one.
+    pub client_id: std::sync::Arc<str>,
 }
 
-/// Adds `n` to a counter.
-pub async fn count(tx: &mut Tx, counter: &Counter, n: i64) -> Result<(), StoreError> {
-    let Counter { hour, event, client_id, outcome } = counter;
-    execute!(tx, COUNT, hour, *event, client_id.as_ref(), *outcome, n).map(drop)
+impl Counter {
+    fn group(&self) -> (i64, &'static str, &'static str) {
+        (self.hour, self.event, self.outcome)
+    }
+}
+
+/// Adds to counters, each of which may be among `counted` once. They are best in their order.
+pub async fn count(tx: &mut Tx, counted: &[(Counter, i64)]) -> Result<(), StoreError> {
+    for group in counted.chunk_by(|(a, _), (b, _)| a.group() == b.group()) {
+        for chunk in group.chunks(MANY) {
+            let (hour, event, outcome) = chunk[0].0.group();
+            if chunk.len() == MANY {
+                execute_rows!(tx, COUNT_MANY, [hour, event, outcome], chunk.iter(), |(counter, n)| [
+                    &*counter.client_id,
+                    *n
+                ])?;
+                continue;
+            }
+            for (counter, n) in chunk {
+                execute!(tx, COUNT_ONE, hour, event, outcome, &*counter.client_id, *n)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Forgets up to `limit` counters of hours before `hour`.
+pub async fn sweep_counters(tx: &mut Tx, hour: i64, limit: i64) -> Result<u64, StoreError> {
+    execute!(tx, SWEEP_COUNTERS, hour, limit)
 }
 
 /// The sum of a counter over all hours.

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use sqlx::FromRow;
 
-use super::conn::{execute, fetch, queries};
+use super::conn::{execute, execute_rows, fetch, queries};
 use super::{Conn, StoreError, Tx, feed};
 use crate::clock::Micros;
 use crate::secret::Id;
+
+/// How many credentials `USED` takes.
+const STAMPED: usize = 32;
 
 queries! {
     FIND = "SELECT client_id, metadata, disabled, managed_by FROM clients WHERE client_id = $1";
@@ -25,7 +28,9 @@ queries! {
                       VALUES ($1, $2, $3, $4, $5, $6, $7)";
     SET_EXPIRY = "UPDATE credentials SET expires_at = $2 WHERE id = $1";
     REMOVE_CREDENTIAL = "DELETE FROM credentials WHERE id = $1";
-    USED = "UPDATE credentials SET last_used_at = $2 WHERE id = $1 AND COALESCE(last_used_at, 0) < $2";
+    USED = "UPDATE credentials SET last_used_at = $1 WHERE COALESCE(last_used_at, 0) < $1 AND id IN (\
+            $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+            $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)";
     ORIGINS = "SELECT DISTINCT origin FROM client_origins";
     DROP_ORIGINS = "DELETE FROM client_origins WHERE client_id = $1";
     ADD_ORIGIN = "INSERT INTO client_origins (origin, client_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -149,9 +154,13 @@ pub async fn remove_credential(tx: &mut Tx, client_id: &str, id: &[u8]) -> Resul
     Ok(())
 }
 
-/// Remembers that a credential worked at `at`; changes nothing that a token depends on, so it is not announced.
-pub async fn used(tx: &mut Tx, id: Id, at: Micros) -> Result<(), StoreError> {
-    execute!(tx, USED, &id[..], at).map(drop)
+/// Remembers that credentials worked at `at`; changes nothing that a token depends on, so it is not announced.
+pub async fn used(tx: &mut Tx, ids: &[Id], at: Micros) -> Result<(), StoreError> {
+    for chunk in ids.chunks(STAMPED) {
+        // A short one is filled up with its own.
+        execute_rows!(tx, USED, [at], chunk.iter().cycle().take(STAMPED), |id| [&id[..]])?;
+    }
+    Ok(())
 }
 
 /// Every browser origin that some client registered.

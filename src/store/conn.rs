@@ -75,6 +75,25 @@ macro_rules! execute {
     };
 }
 
+/// Runs a statement whose text goes on for each of `$rows`: `execute_rows!(tx, SQL, [first, …], rows, |row| [cell, …])`.
+macro_rules! execute_rows {
+    ($conn:expr, $sql:expr, [$($bind:expr),*], $rows:expr, |$row:pat_param| [$($cell:expr),+]) => {
+        match $conn.on() {
+            $crate::store::conn::On::Sqlite(conn) => {
+                let query = sqlx::query($sql)$(.bind($bind))*;
+                let query = $rows.fold(query, |query, $row| query$(.bind($cell))+);
+                query.execute(conn).await.map(|done| done.rows_affected())
+            }
+            $crate::store::conn::On::Postgres(conn) => {
+                let query = sqlx::query($sql)$(.bind($bind))*;
+                let query = $rows.fold(query, |query, $row| query$(.bind($cell))+);
+                query.execute(conn).await.map(|done| done.rows_affected())
+            }
+        }
+        .map_err($crate::store::StoreError::from)
+    };
+}
+
 /// Runs a query and gives its rows as a type that is `FromRow` on both engines. `fetch!(optional, …)` gives
 /// at most one, `fetch!(all, …)` every row, `fetch!(one, …)` fails without one.
 macro_rules! fetch {
@@ -90,4 +109,4 @@ macro_rules! fetch {
     };
 }
 
-pub(super) use {execute, fetch, queries};
+pub(super) use {execute, execute_rows, fetch, queries};

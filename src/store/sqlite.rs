@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Executor};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::conn::{On, Raw};
 use super::write::{Committed, JobFuture, Tx};
@@ -22,6 +22,8 @@ use crate::clock::{Micros, micros};
 /// The largest number of jobs in one commit: more only adds to the first one's wait.
 const BATCH: usize = 256;
 const QUEUE: usize = 4096;
+/// Between two checkpoints while something is written.
+const CHECKPOINT: Duration = Duration::from_millis(200);
 
 #[derive(Clone)]
 pub(super) struct Sqlite {
@@ -62,7 +64,7 @@ impl Sqlite {
             .busy_timeout(options.deadline)
             .statement_cache_capacity(256)
             .pragma("trusted_schema", "OFF")
-            // 32 MB of 4 KiB pages: what is written to the log again and again goes into the database once.
+            // 32 MB of 4 KiB pages, of which all but the last are in the database by then: see `checkpoint_loop`.
             .pragma("wal_autocheckpoint", "8000")
             .pragma("journal_size_limit", "67108864");
         // Only its owner reads it; SQLite gives the files beside it the same mode.
@@ -72,7 +74,7 @@ impl Sqlite {
         {
             return Err(StoreError::Unavailable(format!("{} cannot be made: {cause}", path.display())));
         }
-        let writer = connect.connect().await?;
+        let (writer, checkpointer) = (connect.connect().await?, connect.connect().await?);
         let readers = SqlitePoolOptions::new()
             // One more: the change feed keeps its own.
             .max_connections(options.max_connections + 1)
@@ -80,7 +82,10 @@ impl Sqlite {
             .test_before_acquire(false)
             .connect_lazy_with(connect.clone().pragma("query_only", "ON"));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write_loop(Conn::new(Raw::SqliteWriter(writer), shared.clone()), queue, shared.clone()));
+        let (committed, commits) = watch::channel(());
+        tokio::spawn(checkpoint_loop(checkpointer, commits));
+        let writer = Conn::new(Raw::SqliteWriter(writer), shared.clone());
+        tokio::spawn(write_loop(writer, queue, shared.clone(), committed));
         Ok(Self { connect: Arc::new(connect), readers, jobs, deadline: options.deadline, shared })
     }
 
@@ -89,7 +94,7 @@ impl Sqlite {
     }
 
     /// A connection of its own that may write: migrations only.
-    pub(super) async fn connect(&self) -> Result<sqlx::SqliteConnection, sqlx::Error> {
+    pub(super) async fn connect(&self) -> Result<SqliteConnection, sqlx::Error> {
         self.connect.connect().await
     }
 
@@ -140,7 +145,19 @@ where
     }
 }
 
-async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shared>) {
+/// Moves what was committed from the log into the database while the writer goes on: left to the writer's commits, that
+/// is a wait for the disk of a tenth of a second and more, for everybody, each time that the log is full. A commit still
+/// does it where this did not keep up; only then can the log begin anew.
+async fn checkpoint_loop(mut conn: SqliteConnection, mut commits: watch::Receiver<()>) {
+    while commits.changed().await.is_ok() {
+        tokio::time::sleep(CHECKPOINT).await;
+        // Where it fails, so do the commits, and they tell.
+        let _ = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").await;
+    }
+    let _ = conn.close().await;
+}
+
+async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shared>, committed: watch::Sender<()>) {
     let mut tx = Tx::new(conn, shared.clock.now());
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -180,6 +197,7 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
             }
         };
         shared.write_failed.store(outcome.is_err(), Ordering::Relaxed);
+        committed.send_replace(());
         if outcome.is_ok() && ended.iter().any(|job| job.announced) {
             shared.doorbell.notify_one();
         }

@@ -10,21 +10,18 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "interop"))
-from load import Load, clean, warm, wrk  # noqa: E402
+from ceilings import RELEASE, SERVER_CORE, Ceilings, Once, assertion_forms, token_form  # noqa: E402
+from growth import measure_growth  # noqa: E402
+from load import wrk  # noqa: E402
 from people import measure_people, resident  # noqa: E402
 from rotation import measure_rotation  # noqa: E402
-from sealwright import ROOT, Sealwright, basic, free_port, http, stop, wait_for  # noqa: E402
+from sealwright import ROOT, Sealwright, basic, http  # noqa: E402
 
-RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
-CEILINGS = str(RELEASE / "examples" / "ceilings")
 RESULTS = HERE / "RESULTS.md"
-SERVER_CORE = ["taskset", "-c", "0"]
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 RESOURCE = """
 [[resource]]
@@ -51,54 +48,6 @@ token_endpoint_auth_method = "client_secret_basic"
 grant_types = []
 serves = ["https://eddsa.example.com"]
 """
-
-
-class Row(NamedTuple):
-    """One line of the table; `goal` is the ratio that performance must reach, or None."""
-
-    path: str
-    load: Load
-    ceiling_name: str
-    ceiling: float
-    goal: float | None
-
-
-def token_form(alg, **more):
-    """The body of a client-credentials request."""
-    return urlencode({"grant_type": "client_credentials", "scope": f"{alg}:read", **more})
-
-
-def assertion_forms(count, issuer, key):
-    """`count` bodies with a client assertion each."""
-    command = [CEILINGS, "--assertions", str(count), "--issuer", issuer, "--client-id", "signer", "--key", str(key)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return [token_form("eddsa", client_assertion_type=ASSERTION_TYPE, client_assertion=line) for line in lines]
-
-
-def measure_ceilings(seconds, folder, key):
-    """What this core can do at all, by name, a second."""
-    command = [*SERVER_CORE, CEILINGS, "--raw"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    found = {name: float(value) for name, value in (line.split() for line in lines if line.strip())}
-    port, log = free_port(), folder / "ceilings.log"
-    with log.open("w") as out:
-        command = [*SERVER_CORE, CEILINGS, "--listen", f"127.0.0.1:{port}", "--key", str(key)]
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    try:
-        base, secret = f"http://127.0.0.1:{port}", basic("service", "sws_" + "0" * 49)
-        wait_for("ceilings", lambda: http(f"{base}/ok").status == 200, server, log)
-        found["ok"] = clean(warm(f"{base}/ok", seconds, folder)).rate
-        for alg in ("eddsa", "rs256"):
-            how = {"bodies": [token_form(alg)], "authorization": secret}
-            found[f"parse-{alg}"] = clean(warm(f"{base}/sign-{alg}", seconds, folder, **how)).rate
-        bodies = assertion_forms(1000, base, key)
-        found["verify-sign"] = clean(warm(f"{base}/verify-sign", seconds, folder, bodies=bodies)).rate
-    finally:
-        stop(server)
-    # What must be reached whatever the ceiling is; there is none that one core and one disk would share.
-    found |= {"code-sqlite": 4000, "code-postgres": 2500}
-    found["ok-verify"] = 1 / (1 / found["ok"] + 1 / found["verify-eddsa"])
-    return found
 
 
 def set_up(server, key):
@@ -144,48 +93,54 @@ def measure(server, seconds, key, ceilings):
     idle, folder, rows = resident(server), server.folder, []
     token, introspect = server.url("/oauth2/token"), server.url("/oauth2/introspect")
 
-    def add(path, ceiling_name, ceiling, goal, load):
-        rows.append(Row(path, load, ceiling_name, ceilings[ceiling], goal))
-        print(f"{path}: {load.rate:.0f}/s of {ceilings[ceiling]:.0f}", file=sys.stderr, flush=True)
+    def add(path, ceiling_name, ceiling, goal, run):
+        run(max(1, seconds // 4))
+        rows.append(ceilings.compare(path, ceiling_name, ceiling, goal, run))
 
-    how = {"bodies": [token_form("eddsa")], "authorization": service}
-    load = warm(token, seconds, folder, **how)
-    add("client_credentials, EdDSA, client_secret_basic", "parse and sign", "parse-eddsa", 0.6, load)
-    how = {"bodies": [token_form("rs256")], "authorization": service}
-    load = warm(token, seconds, folder, **how)
-    add("client_credentials, RS256, client_secret_basic", "signing alone", "sign-rs256", 0.9, load)
+    def asking(url, **how):
+        return lambda seconds: wrk(url, seconds, folder, **how)
+
+    asking_eddsa = asking(token, bodies=[token_form("eddsa")], authorization=service)
+    add("client_credentials, EdDSA, client_secret_basic", "parse and sign", "parse-eddsa", 0.6, asking_eddsa)
+    asking_rs256 = asking(token, bodies=[token_form("rs256")], authorization=service)
+    add("client_credentials, RS256, client_secret_basic", "signing alone", "sign-rs256", 0.9, asking_rs256)
     # Each assertion may be used once: as many as the ceiling could use, so that they do not run out.
-    bodies = assertion_forms(int(ceilings["verify-sign"] * (seconds + 1)), server.issuer, key)
-    load = wrk(token, seconds, folder, bodies=bodies)
-    add("client_credentials, EdDSA, private_key_jwt", "verify and sign", "verify-sign", 0.6, load)
+    rate = ceilings.rate("verify-sign")
+    forms = Once(assertion_forms(Once.needed(rate, ceilings), server.issuer, key), rate)
+    add(
+        "client_credentials, EdDSA, private_key_jwt", "verify and sign", "verify-sign", 0.6,
+        lambda seconds: wrk(token, seconds, folder, bodies=forms.take(seconds)),
+    )
 
-    tokens_file = folder / "tokens"
-    wrk(token, seconds * 2, folder, bodies=[token_form("eddsa")], authorization=service, collect=tokens_file)
-    tokens = list(dict.fromkeys(tokens_file.read_text().split()))
+    tokens_file, rate = folder / "tokens", ceilings.rate("ok-verify")
+    tokens = set()
+    while len(tokens) < Once.needed(rate, ceilings):
+        wrk(token, 4, folder, bodies=[token_form("eddsa")], authorization=service, collect=tokens_file)
+        tokens.update(tokens_file.read_text().split())
     # A server that has just started has seen none of them.
     server.halt()
     server.start()
-    warm(token, seconds, folder, bodies=[token_form("eddsa")], authorization=service)
-    bodies = introspection_forms(tokens, server, gateway)
-    load = wrk(introspect, seconds, folder, bodies=bodies, authorization=gateway)
-    again = max(0, load.requests - len(bodies))
-    name = "introspection, not seen before" + (f" ({again} were)" if again else "")
-    add(name, "ok and verify", "ok-verify", None, load)
+    asking_eddsa(max(1, seconds // 4))
+    bodies = introspection_forms(list(tokens), server, gateway)
+    forms = Once(bodies, rate)
+    add(
+        "introspection, not seen before", "ok and verify", "ok-verify", None,
+        lambda seconds: wrk(introspect, seconds, folder, bodies=forms.take(seconds), authorization=gateway),
+    )
     for count in (1, 1000):
-        load = warm(introspect, seconds, folder, bodies=bodies[:count], authorization=gateway)
-        add(f"introspection, seen before, {count} token{'s' * (count > 1)}", "ok", "ok", 0.5, load)
-    load = warm(server.url("/.well-known/jwks.json"), seconds, folder)
-    add("JWKS", "ok", "ok", 0.8, load)
-    load = warm(server.url("/.well-known/oauth-authorization-server"), seconds, folder)
-    add("discovery", "ok", "ok", 0.8, load)
+        name = f"introspection, seen before, {count} token{'s' * (count > 1)}"
+        add(name, "ok", "ok", 0.5, asking(introspect, bodies=bodies[:count], authorization=gateway))
+    add("JWKS", "ok", "ok", 0.8, asking(server.url("/.well-known/jwks.json")))
+    add("discovery", "ok", "ok", 0.8, asking(server.url("/.well-known/oauth-authorization-server")))
     after = resident(server)
-    below = measure_people(server, seconds, ceilings, add, service)
+    below = [measure_people(server, seconds, ceilings, add, service)]
+    signing = {name: ceilings.median(name) for name in ("sign-eddsa", "sign-rs256", "verify-eddsa", "parse-rs256")}
     below[:0] = [
         f"Memory: {idle:.0f} MB idle (goal: under 40), {after:.0f} MB after the load.",
         f"Start to ready on an existing database: {statistics.median(starts) * 1000:.0f} ms, the median of "
         f"{len(starts)}, asked every 20 ms (goal: under 300).",
-        f"Signing alone, a second: Ed25519 {ceilings['sign-eddsa']:.0f}, RS256 {ceilings['sign-rs256']:.0f}; "
-        f"verifying Ed25519 {ceilings['verify-eddsa']:.0f}; parse and sign RS256 {ceilings['parse-rs256']:.0f}.",
+        f"Signing alone, a second: Ed25519 {signing['sign-eddsa']:.0f}, RS256 {signing['sign-rs256']:.0f}; "
+        f"verifying Ed25519 {signing['verify-eddsa']:.0f}; parse and sign RS256 {signing['parse-rs256']:.0f}.",
     ]
     return rows, below
 
@@ -211,11 +166,11 @@ def table(rows, database):
         "| path | rate/s | p50 ms | p99 ms | ceiling/s | ratio | goal | before | failed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for path, load, ceiling_name, ceiling, goal in rows:
+    for path, load, ceiling_name, ceiling, ratio, goal in rows:
         goal_text = "—" if goal is None else f"{goal:.0%}"
         lines.append(
             f"| {path} | {load.rate:.0f} | {load.p50:.2f} | {load.p99:.2f} | {ceiling:.0f} ({ceiling_name}) "
-            f"| {load.rate / ceiling:.0%} | {goal_text} | {before.get(path, '—')} | {load.errors} |"
+            f"| {ratio:.0%} | {goal_text} | {before.get(path, '—')} | {load.errors} |"
         )
     return "\n".join(lines)
 
@@ -243,10 +198,15 @@ def main():
     with server.kept():
         key = server.folder / "client.pem"
         subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True)
-        ceilings = measure_ceilings(seconds, server.folder, key)
-        rows, below = measure(server, seconds, key, ceilings)
+        ceilings = Ceilings(server.folder, key, seconds)
+        try:
+            rows, below = measure(server, seconds, key, ceilings)
+        finally:
+            ceilings.stop()
+    how = {"binary": server.binary, "prefix": SERVER_CORE}
+    below += measure_growth(seconds, RESOURCES, url, **how)
     if not url:
-        below.append(measure_rotation(seconds, binary=server.binary, prefix=SERVER_CORE))
+        below.append(measure_rotation(seconds, **how))
     text = "\n".join([heading(database), "", table(rows, database), "", *(f"- {line}" for line in below)])
     print(f"\n{text}")
     if not options.quick:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import statistics
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,12 @@ class Load(NamedTuple):
     p50: float
     p99: float
     errors: int
+
+    @classmethod
+    def of(cls, runs):
+        """Several runs as one: the medians of their rates and latencies, the sums of the rest."""
+        requests, rates, p50s, p99s, errors = zip(*runs)
+        return cls(sum(requests), *map(statistics.median, (rates, p50s, p99s)), sum(errors))
 
 
 class Run:

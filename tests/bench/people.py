@@ -1,7 +1,8 @@
-"""What people cost: codes, refresh tokens and sign-ins; and what many clients and grants do to the rest."""
+"""What people cost: codes, refresh tokens and sign-ins."""
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import secrets
@@ -14,6 +15,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlencode
 
+from ceilings import Once
 from load import Run, clean, wrk
 from sealwright import basic, http
 
@@ -33,19 +35,18 @@ redirect_uris = ["https://web.example.com/callback"]
 id_token_signed_response_alg = "{alg}"
 scope = "openid offline_access eddsa:read"
 """
-MANY = """
-[[client]]
-client_id = "many"
-client_name = "One of many"
-token_endpoint_auth_method = "client_secret_post"
-scope = "eddsa:read"
-resources = ["https://eddsa.example.com"]
-"""
 USER = """
 [[user]]
 username = "ada"
 password = "ada rows 9 gulls home"
 """
+
+
+def psql(url, text):
+    """By PostgreSQL's own client, which is where its server is."""
+    found = shutil.which("psql") or sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/psql")))[-1]
+    command = [found, url, "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+    subprocess.run(command, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 class Rows:
@@ -61,7 +62,7 @@ class Rows:
     def run(self, sql):
         """One statement."""
         if self.url:
-            return self.psql(sql)
+            return psql(self.url, sql)
         with sqlite3.connect(self.file, timeout=30) as database:
             database.execute(sql)
         return database.close()
@@ -75,13 +76,7 @@ class Rows:
             return database.close()
         text = {bytes: lambda cell: "\\\\x" + cell.hex(), type(None): lambda _: "\\N"}
         lines = ("\t".join(text.get(type(cell), str)(cell) for cell in row) for row in rows)
-        return self.psql(f"COPY {table} ({names}) FROM STDIN;\n" + "\n".join(lines) + "\n\\.\n")
-
-    def psql(self, text):
-        """By PostgreSQL's own client, which is where its server is."""
-        found = shutil.which("psql") or sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/psql")))[-1]
-        command = [found, self.url, "-X", "-q", "-v", "ON_ERROR_STOP=1"]
-        subprocess.run(command, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
+        return psql(self.url, f"COPY {table} ({names}) FROM STDIN;\n" + "\n".join(lines) + "\n\\.\n")
 
 
 def resident(server, what="VmRSS"):
@@ -136,28 +131,29 @@ def measure_codes(server, seconds, ceilings, add):
     rows, token = Rows(server), server.url("/oauth2/token")
     subs = add_people(rows)
     goal = "code-postgres" if rows.is_postgres() else "code-sqlite"
-    refresh, webs = server.folder / "refresh", {}
-    for alg, at_most in (("RS256", ceilings["sign-rs256"]), ("EdDSA", 3 * ceilings[goal])):
+    kinds = {
+        "RS256": ("signing alone", "sign-rs256", 0.85, ceilings.median("sign-rs256")),
+        "EdDSA": ("the goal", goal, 1.0, 3 * ceilings.rate(goal)),
+    }
+    refresh, web = server.folder / "refresh", None
+    for alg, (ceiling_name, ceiling, at_least, rate) in kinds.items():
         client_id = f"web-{alg.lower()}"
-        applied = server.apply(WEB.format(id=client_id, alg=alg))
-        webs[alg] = basic(client_id, re.search(r"sws_[0-9A-Za-z]+", applied)[0])
-        before = max(1, seconds // 4)
-        first, rest = int(at_most * (before + 1)), int(at_most * (seconds + 1))
-        codes = redeeming(add_grants(rows, first + rest, [client_id], subs, server.issuer))
-        how = {"authorization": webs[alg]}
-        wrk(token, before, server.folder, bodies=codes[:first], collect=refresh, kind="refresh_token", **how)
-        load = wrk(token, seconds, server.folder, bodies=codes[first:], **how)
-        if alg == "RS256":
-            add("code → tokens, EdDSA, ID token RS256", "signing alone", "sign-rs256", 0.85, load)
-        else:
-            add("code → tokens, EdDSA, ID token EdDSA", "the goal", goal, 1.0, load)
-    # Many times the connections, so that each waits for its turn; a quarter rotates before, the others for the figure.
-    tokens = refresh.read_text().split()[:2000]
-    quarter = len(tokens) // 4
-    for some, length in ((tokens[:quarter], max(1, seconds // 4)), (tokens[quarter:], seconds)):
-        refresh.write_text("\n".join(some) + "\n")
-        load = wrk(token, length, server.folder, refresh=refresh, authorization=webs["EdDSA"])
-    add("refresh token rotation, EdDSA", "the goal", goal, 1.0, load)
+        web = basic(client_id, re.search(r"sws_[0-9A-Za-z]+", server.apply(WEB.format(id=client_id, alg=alg)))[0])
+        count = Once.needed(rate, ceilings)
+        codes = Once(redeeming(add_grants(rows, count, [client_id], subs, server.issuer)), rate)
+        how = {"authorization": web, "collect": refresh, "kind": "refresh_token"}
+        add(
+            f"code → tokens, EdDSA, ID token {alg}", ceiling_name, ceiling, at_least,
+            lambda seconds, codes=codes, how=how: wrk(token, seconds, server.folder, bodies=codes.take(seconds), **how),
+        )
+    # Many times the connections, so that each waits for its turn; each run has its own.
+    tokens = iter(refresh.read_text().split())
+
+    def rotate(seconds):
+        refresh.write_text("\n".join(itertools.islice(tokens, 500)) + "\n")
+        return wrk(token, seconds, server.folder, refresh=refresh, authorization=web)
+
+    add("refresh token rotation, EdDSA", "the goal", goal, 1.0, rotate)
 
 
 def measure_sign_ins(server, seconds, ceilings, service):
@@ -185,62 +181,13 @@ def measure_sign_ins(server, seconds, ceilings, service):
     wrong = flood.result()
     beside = "; ".join(f"{name} {load.rate:.0f}/s, p99 {load.p99:.1f} ms" for name, load in loads.items())
     return (
-        f"A flood of wrong passwords at 32 connections: {wrong.rate:.1f}/s checked ({ceilings['argon2id']:.1f}/s by "
+        f"A flood of wrong passwords at 32 connections: {wrong.rate:.1f}/s checked ({ceilings.median('argon2id'):.1f}/s by "
         f"Argon2id alone); beside it, at 16 connections each: {beside} (goal: under 20). Memory {idle:.0f} MB before, "
         f"{resident(server, 'VmHWM'):.0f} MB at the most (19 MiB a hash)."
     )
 
 
-def add_clients(rows, first, last):
-    """Copies of the client `many`, with its secret, numbered from `first` to `last`."""
-    numbers = f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})"
-    rows.run(
-        "INSERT INTO clients (client_id, metadata, disabled, managed_by, created_at, updated_at) "
-        f"{numbers} SELECT 'many-' || i, metadata, disabled, managed_by, created_at, updated_at "
-        "FROM clients, n WHERE client_id = 'many'"
-    )
-    of_text = "convert_to(lpad(CAST(i AS TEXT), 16, '0'), 'UTF8')" if rows.is_postgres() else (
-        "CAST(printf('%016d', i) AS BLOB)"
-    )
-    rows.run(
-        "INSERT INTO credentials (id, client_id, kind, label, value, created_at) "
-        f"{numbers} SELECT {of_text}, 'many-' || i, kind, label, value, created_at "
-        "FROM credentials, n WHERE client_id = 'many'"
-    )
-
-
-def measure_growth(server, seconds):
-    """Client credentials of 1,000 clients; of 100,000, with as many live grants; and of those among 1,000,000."""
-    rows, below = Rows(server), []
-    secret = re.search(r"sws_[0-9A-Za-z]+", server.apply(MANY))[0]
-    # A quick run is a look at whether it works.
-    most = 1_000_000 if seconds >= 8 else 100_000
-    have, base = 0, None
-    for count in (1_000, 100_000, most):
-        server.halt()
-        if count > have:
-            add_clients(rows, have + 1, count)
-            have = count
-        if count == 100_000 and len(below) == 1:
-            rows.run("DELETE FROM grants")
-            add_grants(rows, 100_000, [f"many-{n}" for n in range(1, 100_001)], add_people(rows), server.issuer)
-        started, hot = server.start(), min(count, 100_000)
-        form = {"grant_type": "client_credentials", "client_secret": secret}
-        # At least as many lines as make load.lua format each request anew, so that all runs cost it the same.
-        bodies = [urlencode({**form, "client_id": f"many-{n % hot + 1}"}) for n in range(max(hot, 2_000))]
-        wrk(server.url("/oauth2/token"), max(2, hot // 5_000), server.folder, bodies=bodies)
-        load = clean(wrk(server.url("/oauth2/token"), seconds, server.folder, bodies=bodies))
-        base = base or load.rate
-        grants = " and 100,000 live grants" if len(below) else ""
-        below.append(
-            f"{count:,} clients{grants}, {hot:,} of them asking: client credentials {load.rate:.0f}/s "
-            f"({load.rate / base:.0%} of the first), p99 {load.p99:.1f} ms, {resident(server):.0f} MB, ready in "
-            f"{started * 1000:.0f} ms."
-        )
-    return below
-
-
 def measure_people(server, seconds, ceilings, add, service):
-    """All of these; returns the lines for below the table."""
+    """All of these; returns the line for below the table."""
     measure_codes(server, seconds, ceilings, add)
-    return [measure_sign_ins(server, seconds, ceilings, service), *measure_growth(server, seconds)]
+    return measure_sign_ins(server, seconds, ceilings, service)

@@ -161,6 +161,11 @@ both! {
         assert!(count(saved).await >= 3);
         assert_eq!((count("artifacts").await, count("revocations").await), (3, 1));
         until("it answers", async || server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await.status == 200).await;
+
+        let counted = async || server.place.number("SELECT COUNT(DISTINCT hour) FROM usage_counters").await;
+        until("all is counted", async || counted().await == 2).await;
+        server.clock.advance(Duration::from_hours(85 * 24));
+        until("the older counters are swept", async || counted().await == 1).await;
     }
 }
 

@@ -241,11 +241,15 @@ async fn races(what: What) {
 async fn killed(engine: Engine, what: What) {
     let cuts = rounds(4);
     let lanes = if cuts < 40 { 1 } else { 4 };
-    let lane = async || {
-        let mut cluster = Cluster::new(engine, what).await;
+    // One after another: `apply` keeps the thread, and would wait for a migration that another lane has begun.
+    let mut clusters = Vec::new();
+    for _ in 0..lanes {
+        clusters.push(Cluster::new(engine, what).await);
+    }
+    let lane = async |mut cluster| {
         decided(cuts / lanes, async |number| round(&mut cluster, what, true, number).await.1).await;
     };
-    futures_util::future::join_all((0..lanes).map(|_| lane())).await;
+    futures_util::future::join_all(clusters.into_iter().map(lane)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
