@@ -204,14 +204,14 @@ fn extents(catalog: &Catalog, userinfo: &str, asked: &Asked) -> Extents {
 
 /// What people know a client by: its name, its logo, the host of its page, and where it sends them.
 fn identity(client: &ClientMetadata) -> String {
-    let host = |uri: &String| Url::parse(uri).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let host = |uri: &str| Url::parse(uri).ok().and_then(|url| url.host_str().map(str::to_owned));
     let origin = |uri: &String| match Url::parse(uri) {
         Ok(url) if url.origin().is_tuple() => url.origin().ascii_serialization(),
         Ok(url) => format!("{}:", url.scheme()),
         Err(_) => uri.clone(),
     };
     let origins: BTreeSet<String> = client.redirect_uris.iter().map(origin).collect();
-    let known_by = (&client.client_name, &client.logo_uri, client.client_uri.as_ref().and_then(host), origins);
+    let known_by = (&client.client_name, &client.logo_uri, client.client_uri.as_deref().and_then(host), origins);
     // Strings and lists of them: writing them cannot fail.
     BASE64_URL_SAFE_NO_PAD.encode(sha256(&serde_json::to_vec(&known_by).unwrap_or_default()))
 }
@@ -265,14 +265,14 @@ mod tests {
         let client = ClientMetadata {
             client_name: Some("Shop".into()),
             client_uri: Some("https://shop.test/about".into()),
-            redirect_uris: vec!["https://shop.test/cb".into()],
+            redirect_uris: ["https://shop.test/cb".into()].into(),
             ..ClientMetadata::default()
         };
         let before = identity(&client);
         let same = ClientMetadata {
             client_uri: Some("https://shop.test/other".into()),
-            redirect_uris: vec!["https://shop.test/cb2".into(), "https://shop.test/cb".into()],
-            contacts: vec!["a@shop.test".into()],
+            redirect_uris: ["https://shop.test/cb2".into(), "https://shop.test/cb".into()].into(),
+            contacts: ["a@shop.test".into()].into(),
             ..client.clone()
         };
         assert_eq!(identity(&same), before);
@@ -281,8 +281,8 @@ mod tests {
             ClientMetadata { client_name: None, ..client.clone() },
             ClientMetadata { logo_uri: Some("https://shop.test/logo".into()), ..client.clone() },
             ClientMetadata { client_uri: Some("https://evil.test/about".into()), ..client.clone() },
-            ClientMetadata { redirect_uris: vec!["https://evil.test/cb".into()], ..client.clone() },
-            ClientMetadata { redirect_uris: vec!["com.example.a:/cb".into()], ..client.clone() },
+            ClientMetadata { redirect_uris: ["https://evil.test/cb".into()].into(), ..client.clone() },
+            ClientMetadata { redirect_uris: ["com.example.a:/cb".into()].into(), ..client.clone() },
         ] {
             assert_ne!(identity(&other), before, "{other:?}");
         }

@@ -232,7 +232,7 @@ async fn client(
 ) -> Result<Change, Failed> {
     let mut metadata = spec.metadata.clone();
     if metadata.resources.is_empty() {
-        metadata.resources = after.owners_of(&metadata.scope);
+        metadata.resources = after.owners_of(&metadata.scope).into();
     }
     let old = stored.map(|stored| json(&stored.metadata)).transpose()?;
     let new = json(&metadata)?;
@@ -256,7 +256,7 @@ async fn client(
             disabled: spec.disabled,
             managed_by: ManagedBy::Apply.to_string(),
         };
-        Work::SaveClient { row, origins: metadata.allowed_origins, credentials }
+        Work::SaveClient { row, origins: metadata.allowed_origins.into(), credentials }
     };
     Ok(Change { kind: Kind::Client, id: spec.client_id.clone(), action, fields, work })
 }

@@ -201,16 +201,16 @@ pub async fn demo(services: &Services) -> Result<DevFile, Failure> {
         web_client: Some(web_client.clone()),
     };
     let of_client = ClientMetadata {
-        client_name: Some("Demo service".to_owned()),
-        grant_types: vec![GrantType::ClientCredentials],
+        client_name: Some("Demo service".into()),
+        grant_types: [GrantType::ClientCredentials].into(),
         scope: SCOPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ").parse()?,
-        resources: vec![RESOURCE.to_owned()],
+        resources: [RESOURCE.to_owned()].into(),
         ..ClientMetadata::default()
     };
     let of_gateway = ClientMetadata {
-        client_name: Some("Demo gateway".to_owned()),
-        grant_types: Vec::new(),
-        serves: vec![RESOURCE.to_owned()],
+        client_name: Some("Demo gateway".into()),
+        grant_types: Box::default(),
+        serves: [RESOURCE.to_owned()].into(),
         ..ClientMetadata::default()
     };
     let settings = ResourceSettings { name: Some("Demo API".to_owned()), ..ResourceSettings::default() };

@@ -16,34 +16,34 @@ const MOST_URIS: usize = 50;
 pub struct ClientMetadata {
     /// What people call it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_name: Option<String>,
+    pub client_name: Option<Box<str>>,
     /// Its home page.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_uri: Option<String>,
+    pub client_uri: Option<Box<str>>,
     /// Whom to ask about it, mail addresses most often.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub contacts: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub contacts: Box<[String]>,
     /// RFC 7591 §2: names the software, the same over its instances and versions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub software_id: Option<String>,
+    pub software_id: Option<Box<str>>,
     /// RFC 7591 §2.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub software_version: Option<String>,
+    pub software_version: Option<Box<str>>,
     /// Its logo. A link only: we never fetch or show it ourselves.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub logo_uri: Option<String>,
+    pub logo_uri: Option<Box<str>>,
     /// RFC 7591 §2.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy_uri: Option<String>,
+    pub policy_uri: Option<Box<str>>,
     /// RFC 7591 §2.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tos_uri: Option<String>,
+    pub tos_uri: Option<Box<str>>,
     /// Where authorization responses may go: each is compared as it stands (RFC 9700 §2.1).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub redirect_uris: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub redirect_uris: Box<[String]>,
     /// Where people may go after signing out (OpenID Connect RP-Initiated Logout §2), compared as they stand.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub post_logout_redirect_uris: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub post_logout_redirect_uris: Box<[String]>,
     /// What kind of application it is.
     #[serde(skip_serializing_if = "is_web")]
     pub application_type: ApplicationType,
@@ -72,7 +72,7 @@ pub struct ClientMetadata {
     #[serde(skip_serializing_if = "is_false")]
     pub id_token_on_refresh: bool,
     /// Which grants it may use. Empty: it gets no tokens (a gateway that only introspects).
-    pub grant_types: Vec<GrantType>,
+    pub grant_types: Box<[GrantType]>,
     /// How it authenticates: this way and no other.
     pub token_endpoint_auth_method: AuthMethod,
     /// With `private_key_jwt`: the one algorithm of its assertions; left out, any that fits its key.
@@ -80,22 +80,22 @@ pub struct ClientMetadata {
     pub token_endpoint_auth_signing_alg: Option<Algorithm>,
     /// With `private_key_jwt`: where its public keys are, instead of `jwks`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwks_uri: Option<String>,
+    pub jwks_uri: Option<Box<str>>,
     /// The scopes that it may ask for, and gets when it asks for none.
     #[serde(skip_serializing_if = "Scope::is_empty")]
     pub scope: Scope,
     /// Ours: identifiers of the resources that its tokens may be for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub resources: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub resources: Box<[String]>,
     /// Ours: identifiers of the resources that it is or guards: it may introspect tokens for them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub serves: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub serves: Box<[String]>,
     /// Ours: lifetime of its access tokens in seconds, when shorter or longer than the resource's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token_lifetime: Option<u32>,
     /// Ours: browser origins from which it calls token and revocation (CORS).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allowed_origins: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub allowed_origins: Box<[String]>,
     /// Ours: whom its assertions must name as audience.
     #[serde(skip_serializing_if = "is_issuer")]
     pub client_assertion_audience: AssertionAudience,
@@ -129,12 +129,12 @@ impl Default for ClientMetadata {
         Self {
             client_name: None,
             client_uri: None,
-            contacts: Vec::new(),
+            contacts: Box::default(),
             logo_uri: None,
             policy_uri: None,
             tos_uri: None,
-            redirect_uris: Vec::new(),
-            post_logout_redirect_uris: Vec::new(),
+            redirect_uris: Box::default(),
+            post_logout_redirect_uris: Box::default(),
             application_type: ApplicationType::Web,
             id_token_signed_response_alg: Algorithm::Rs256,
             userinfo_signed_response_alg: None,
@@ -146,15 +146,15 @@ impl Default for ClientMetadata {
             id_token_on_refresh: false,
             software_id: None,
             software_version: None,
-            grant_types: vec![GrantType::ClientCredentials],
+            grant_types: [GrantType::ClientCredentials].into(),
             token_endpoint_auth_method: AuthMethod::ClientSecretBasic,
             token_endpoint_auth_signing_alg: None,
             jwks_uri: None,
             scope: Scope::default(),
-            resources: Vec::new(),
-            serves: Vec::new(),
+            resources: Box::default(),
+            serves: Box::default(),
             access_token_lifetime: None,
-            allowed_origins: Vec::new(),
+            allowed_origins: Box::default(),
             client_assertion_audience: AssertionAudience::Issuer,
             require_client_assertion_typ: false,
         }
@@ -163,18 +163,9 @@ impl Default for ClientMetadata {
 
 impl ClientMetadata {
     /// Its lists of texts.
-    pub(super) fn lists(&self) -> [&Vec<String>; 6] {
+    pub(super) fn lists(&self) -> [&[String]; 6] {
         let Self { contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins, .. } = self;
         [contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins]
-    }
-
-    /// Gives back what its lists have room for and do not hold: very many clients are in memory at once.
-    pub(super) fn shrink(&mut self) {
-        let Self { contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins, .. } = self;
-        for list in [contacts, redirect_uris, post_logout_redirect_uris, resources, serves, allowed_origins] {
-            list.shrink_to_fit();
-        }
-        self.grant_types.shrink_to_fit();
     }
 
     /// Everything that is wrong with it by itself; what it refers to is checked by who saves it.
@@ -305,7 +296,7 @@ mod tests {
             "https://a.test#f",
             "//a.test",
         ] {
-            let bad_uri = || Some(bad.to_owned());
+            let bad_uri = || Some(bad.into());
             let client = ClientMetadata {
                 client_uri: bad_uri(),
                 logo_uri: bad_uri(),
@@ -315,9 +306,9 @@ mod tests {
             };
             assert_eq!(fields(&client), ["client_uri", "logo_uri", "policy_uri", "tos_uri"], "{bad:?}");
             let client = ClientMetadata {
-                grant_types: vec![GrantType::AuthorizationCode],
-                redirect_uris: vec![bad.into()],
-                post_logout_redirect_uris: vec![bad.into()],
+                grant_types: [GrantType::AuthorizationCode].into(),
+                redirect_uris: [bad.into()].into(),
+                post_logout_redirect_uris: [bad.into()].into(),
                 ..ClientMetadata::default()
             };
             assert_eq!(fields(&client), ["redirect_uris", "post_logout_redirect_uris"], "{bad:?}");
@@ -340,7 +331,7 @@ mod tests {
     #[test]
     fn grants_of_people_and_redirect_uris_need_each_other() {
         let with = |grants: &[GrantType], uris: &[&str]| ClientMetadata {
-            grant_types: grants.to_vec(),
+            grant_types: grants.into(),
             redirect_uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
             ..ClientMetadata::default()
         };
@@ -372,7 +363,7 @@ mod tests {
             ("*", false),
             ("https://APP.example.com", false),
         ] {
-            let client = ClientMetadata { allowed_origins: vec![origin.into()], ..ClientMetadata::default() };
+            let client = ClientMetadata { allowed_origins: [origin.into()].into(), ..ClientMetadata::default() };
             assert_eq!(fields(&client).is_empty(), fine, "{origin}");
         }
     }

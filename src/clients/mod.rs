@@ -121,8 +121,7 @@ impl Client {
                 last_used_at: AtomicI64::new(credential.last_used_at.unwrap_or(0)),
             })
         });
-        let mut metadata: ClientMetadata = from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?;
-        metadata.shrink();
+        let metadata: ClientMetadata = from_row(&row.metadata).map_err(|cause| unfit(&cause.to_string()))?;
         Ok(Self {
             client_id: row.client_id.as_str().into(),
             unverified: row.managed_by == ManagedBy::Registration.as_str(),

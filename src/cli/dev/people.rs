@@ -103,13 +103,13 @@ impl WebClient {
         let scope = ["openid", "profile", "email", "offline_access"].into_iter();
         let scope: Vec<&str> = scope.chain(SCOPES.iter().map(|(name, _)| *name)).collect();
         Ok(ClientMetadata {
-            client_name: Some("Demo application".to_owned()),
+            client_name: Some("Demo application".into()),
             application_type: ApplicationType::Native,
-            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
-            redirect_uris: self.redirect_uris.clone(),
-            post_logout_redirect_uris: POST_LOGOUT_REDIRECT_URIS.map(str::to_owned).to_vec(),
+            grant_types: [GrantType::AuthorizationCode, GrantType::RefreshToken].into(),
+            redirect_uris: self.redirect_uris.as_slice().into(),
+            post_logout_redirect_uris: POST_LOGOUT_REDIRECT_URIS.map(str::to_owned).into(),
             scope: scope.join(" ").parse()?,
-            resources: vec![RESOURCE.to_owned()],
+            resources: [RESOURCE.to_owned()].into(),
             ..ClientMetadata::default()
         })
     }

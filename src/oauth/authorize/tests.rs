@@ -21,8 +21,8 @@ fn client() -> Client {
     Client {
         client_id: "web".into(),
         metadata: ClientMetadata {
-            redirect_uris: vec!["https://rp.test/cb".into()],
-            grant_types: vec![GrantType::AuthorizationCode],
+            redirect_uris: ["https://rp.test/cb".into()].into(),
+            grant_types: [GrantType::AuthorizationCode].into(),
             scope: "openid profile offline_access orders:read stock:read".parse().unwrap(),
             ..ClientMetadata::default()
         },
@@ -128,7 +128,7 @@ fn what_is_wrong_gets_its_own_error() {
         assert_eq!(code(&client, changes), expected, "{changes:?}");
     }
     let mut service = client;
-    service.metadata.grant_types = vec![GrantType::ClientCredentials];
+    service.metadata.grant_types = [GrantType::ClientCredentials].into();
     assert_eq!(code(&service, &[]), "unauthorized_client");
 }
 
@@ -187,7 +187,7 @@ fn rfc6749_3_3_a_scope_left_out_is_all_that_the_client_may_have() {
     let mut bare = client;
     bare.metadata.scope = Scope::default();
     assert_eq!(code(&bare, &[("scope", "")]), "invalid_target");
-    bare.metadata.resources = vec![API.into()];
+    bare.metadata.resources = [API.into()].into();
     assert_eq!(run(&bare, &[("scope", "")]).unwrap().resources, [API]);
     assert_eq!(code(&bare, &[("scope", ""), ("resource", userinfo)]), "invalid_target");
 }
@@ -251,6 +251,6 @@ fn preferences_that_are_not_understood_are_passed_over() {
     client.metadata.default_max_age = Some(60);
     assert_eq!(run(&client, &[]).unwrap().max_age, Some(60));
     assert_eq!(run(&client, &[("max_age", "5")]).unwrap().max_age, Some(5));
-    client.metadata.redirect_uris = vec!["com.example.app:/cb".into()];
+    client.metadata.redirect_uris = ["com.example.app:/cb".into()].into();
     assert_eq!(code(&client, &[("response_mode", "form_post")]), "invalid_request");
 }
