@@ -1,4 +1,4 @@
--- One text for both engines: BYTEA becomes BLOB on SQLite (store/migrate.rs). Times are microseconds since the epoch, UTC.
+-- One text for both engines (store/migrate.rs): BYTEA becomes BLOB on SQLite, TEXT is COLLATE "C" on PostgreSQL. Times are microseconds since the epoch, UTC.
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -28,14 +28,15 @@ CREATE TABLE nodes (
     master_keys TEXT NOT NULL
 );
 
--- The times of a key's life are planned when it is made, and become what they were as it goes on.
+-- The times of a key's life are planned when it is made, and become what they were as it goes on. What is sealed is
+-- dropped when the key signs no more.
 CREATE TABLE signing_keys (
     kid          TEXT PRIMARY KEY,
     alg          TEXT NOT NULL,
     alg_name     TEXT NOT NULL,
     state        TEXT NOT NULL,
     public_jwk   TEXT NOT NULL,
-    sealed       BYTEA NOT NULL,
+    sealed       BYTEA,
     created_at   BIGINT NOT NULL,
     published_at BIGINT NOT NULL,
     activate_at  BIGINT NOT NULL,

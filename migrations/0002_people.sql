@@ -38,6 +38,8 @@ CREATE TABLE sign_ins (
     auth_time    BIGINT NOT NULL,
     acr          TEXT,
     amr          TEXT NOT NULL,
+    -- What the browser is called, for the person to tell several apart: 'Firefox, Windows'.
+    agent        TEXT,
     last_used_at BIGINT NOT NULL,
     expires_at   BIGINT NOT NULL,
     UNIQUE (browser, sub)

@@ -213,9 +213,10 @@ async fn put(cx: &Cx<'_>, kind: Kind, body: &impl Serialize, lifetime: Micros) -
     let (key, now, most) = (id.key(), cx.now, cx.sessions.visitors.of_network);
     let body = serde_json::to_string(body).map_err(Error::internal)?;
     let source = network(cx.peer).to_string();
+    let _lane = cx.visitors.lane(&cx.db, &source).await;
     let put = cx.db.write(move |tx| {
         Box::pin(async move {
-            if visitors::of_network(tx, &source, now, most).await? >= most {
+            if !visitors::has_room(tx, &source, now, most).await? {
                 return Ok(false);
             }
             artifacts::put_from(tx, (kind, &key), &body, now + lifetime, &source).await.map(|()| true)

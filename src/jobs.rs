@@ -13,6 +13,7 @@ use crate::nodes::FEED_KEPT;
 use crate::session;
 use crate::store::{
     Committed, Db, JobFuture, StoreError, Tx, artifacts, attempts, audit, feed, grants, nodes, revocations, sessions,
+    signing_keys,
 };
 
 const FLUSH: Duration = Duration::from_secs(1);
@@ -21,6 +22,8 @@ const SWEEP: Duration = Duration::from_mins(1);
 const SAMPLES_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How long counters are kept.
 const COUNTERS_KEPT: Duration = Duration::from_hours(90 * 24);
+/// How long retired signing keys are listed after their end.
+const RETIRED_KEPT: Duration = Duration::from_hours(90 * 24);
 /// Rows of one sweeping transaction: short enough that nobody waits for it.
 const SMALL: i64 = 500;
 
@@ -73,6 +76,7 @@ pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
     in_batches(db, move |tx| Box::pin(audit::sweep_samples(tx, now - micros(SAMPLES_KEPT), SMALL))).await?;
     let hour = audit::hour(now - micros(COUNTERS_KEPT));
     in_batches(db, move |tx| Box::pin(audit::sweep_counters(tx, hour, SMALL))).await?;
+    in_batches(db, move |tx| Box::pin(signing_keys::sweep(tx, now - micros(RETIRED_KEPT), SMALL))).await?;
     db.write(move |tx| Box::pin(nodes::sweep(tx, now - micros(FEED_KEPT)))).await?;
     services.revocations.sweep(dead);
     Ok(())

@@ -1,6 +1,8 @@
 //! Argon2id (RFC 9106) for what people choose and for secrets that were chosen elsewhere, computed on a bounded pool.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
@@ -54,6 +56,8 @@ pub struct PasswordHasher {
     pool: Pool,
     /// A well-formed hash that nothing fits.
     dummy: String,
+    /// What was computed for guesses, as [`cost`] has it.
+    spent: Arc<AtomicU64>,
 }
 
 /// Leave to compute one hash now.
@@ -83,6 +87,7 @@ impl PasswordHasher {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             pool: Pool::new(concurrency, queue),
             dummy: format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1${salt}${hash}"),
+            spent: Arc::default(),
         })
     }
 
@@ -140,12 +145,18 @@ impl PasswordHasher {
         phc.split('$').take(4).eq(self.dummy.split('$').take(4))
     }
 
+    /// What was computed to compare guesses until now, as memory in KiB times passes; tests hold every guess to the same.
+    pub fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
+    }
+
     /// Whether `password` fits `known`. What that costs less than one of our own hashes is spent beside it, so that
     /// nobody can tell one that was made elsewhere, or by earlier settings.
     fn fits(&self, password: &Secret, known: &str) -> bool {
         let (password, known) = (password.expose().as_bytes(), PasswordHash::new(known).ok());
         let fits = known.as_ref().is_some_and(|known| self.argon2.verify_password(password, known).is_ok());
         let spent = known.and_then(|known| Params::try_from(&known).ok()).map_or(0, |params| cost(&params));
+        self.spent.fetch_add(spent, Ordering::Relaxed);
         let own = self.argon2.params();
         let rest = cost(own).saturating_sub(spent) / u64::from(own.t_cost());
         // Less than Argon2 takes at the least is nothing.
@@ -153,6 +164,7 @@ impl PasswordHasher {
             let mut unused = [0; 32];
             let padding = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
             let _ = std::hint::black_box(padding.hash_password_into(password, &[0; 16], &mut unused));
+            self.spent.fetch_add(cost(padding.params()), Ordering::Relaxed);
         }
         fits
     }

@@ -2,17 +2,22 @@
 //! of each network, so that a flood from one hurts nobody elsewhere, and so much in all, so that the database stays
 //! bounded. What has ended counts no more, whether it was finished or has expired.
 //!
-//! What a network has is counted in the transaction that adds to it: exactly on SQLite; on PostgreSQL, those that
-//! commit at the same moment do not see each other. What there is in all is counted once a second, and each node adds
+//! What a network has is counted in the transaction that adds to it, and those of one network come one after the other:
+//! so it never has more. On PostgreSQL, where transactions meet, they wait for each other: in each node before they take
+//! a connection, so that a flood from one network keeps none from others, and between the nodes by a lock of the
+//! database. What there is in all is counted once a second, and each node adds
 //! what it admits meanwhile: several nodes may go beyond the bound by what they admit in a second.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::MutexGuard;
 
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
 use crate::pool::network;
-use crate::store::{Conn, StoreError, artifacts, sessions};
+use crate::secret::sha256;
+use crate::store::{Conn, Db, StoreError, Tx, artifacts, sessions};
 
 /// How old a count of all may be.
 const COUNTED: Micros = SECOND;
@@ -28,9 +33,36 @@ pub struct Settings {
     pub in_all: i64,
 }
 
-/// How many there are in all, as this node knows it.
-#[derive(Debug, Default)]
-pub struct Visitors(Mutex<Count>);
+/// How many networks do not wait for each other.
+const LANES: usize = 64;
+
+/// How many there are in all, as this node knows it, and who of one network is next. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Visitors(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    count: Mutex<Count>,
+    lanes: [tokio::sync::Mutex<()>; LANES],
+}
+
+impl Default for Visitors {
+    fn default() -> Self {
+        let lanes = std::array::from_fn(|_| tokio::sync::Mutex::default());
+        Self(Arc::new(Shared { count: Mutex::default(), lanes }))
+    }
+}
+
+impl Visitors {
+    /// Waits for whoever else of `source` adds something on this node. Held until the commit. SQLite's writer is such a
+    /// queue itself.
+    pub async fn lane(&self, db: &Db, source: &str) -> Option<MutexGuard<'_, ()>> {
+        if db.sqlite_path().is_some() {
+            return None;
+        }
+        Some(self.0.lanes[usize::from(sha256(source.as_bytes())[0]) % LANES].lock().await)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Count {
@@ -56,7 +88,7 @@ pub async fn admit(cx: &Cx<'_>) -> Result<()> {
 /// 503 when there is none.
 pub async fn admit_one(cx: &Cx<'_>) -> Result<()> {
     let most = cx.sessions.visitors.in_all;
-    let count = || cx.visitors.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = || cx.visitors.0.count.lock().unwrap_or_else(PoisonError::into_inner);
     let is_old = {
         let mut count = count();
         // A clock that was set back is no reason to wait for it.
@@ -87,11 +119,20 @@ pub fn too_many() -> Error {
     Error { retry_after: Some(LATER), ..Error::new(Code::TooManyRequests, detail) }
 }
 
+/// Whether there is room for one more of `source`, in the transaction that adds it: until the commit no other one counts.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn has_room(tx: &mut Tx, source: &str, now: Micros, most: i64) -> Result<bool, StoreError> {
+    sessions::one_at_a_time(tx, source).await?;
+    Ok(of_network(tx, source, now, most).await? < most)
+}
+
 /// What `source` has waiting; `most` and more are one answer.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn of_network(conn: &mut Conn, source: &str, now: Micros, most: i64) -> Result<i64, StoreError> {
+async fn of_network(conn: &mut Conn, source: &str, now: Micros, most: i64) -> Result<i64, StoreError> {
     let sessions = sessions::waiting(conn, Some(source), now, most).await?;
     Ok(sessions + artifacts::waiting(conn, Some(source), now, most).await?)
 }

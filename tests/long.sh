@@ -8,6 +8,8 @@
 #   race     one code, or one refresh token, presented many times at once, also at several processes, and with kill -9
 #            among it: what clients were told and what the database holds are one history
 #   rotation 500 rotations of the signing keys under load, on both engines, with processes that are killed meanwhile
+#   reseal   the command that seals everything anew is killed again and again, under load and beside servers: everything
+#            opens under the new master key, and nothing needs the old one
 #   t21      kill -9 right after a refresh token was revoked or used: it stays so
 #   t135     so many wrong passwords at once at three processes, of which one is killed: ten are looked at
 #   t136     so many wrong passwords, and the owner signs in at a browser that the account knows
@@ -25,11 +27,11 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $CARGO_TARGET_DIR == /* ]] || CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
 
 declare -A rounds=(
-    [crash]=200 [replay]=200 [revoke]=1000 [race]=500 [rotation]=500 [t21]=500 [t135]=500 [t136]=10000 [fuzz]=1000000
-    [flood]=10000 [timing]=100000
+    [crash]=200 [replay]=200 [revoke]=1000 [race]=500 [rotation]=500 [reseal]=200 [t21]=500 [t135]=500 [t136]=10000
+    [fuzz]=1000000 [flood]=10000 [timing]=100000
 )
 parts=("$@")
-((${#parts[@]})) || parts=(crash replay revoke race rotation t21 t135 t136 fuzz flood timing)
+((${#parts[@]})) || parts=(crash replay revoke race rotation reseal t21 t135 t136 fuzz flood timing)
 for part in "${parts[@]}"; do
     [[ ${rounds[$part]:-} ]] || { echo "No part '$part'; there are: ${!rounds[*]}" >&2; exit 2; }
 done

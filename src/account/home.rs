@@ -34,7 +34,7 @@ const SIGN_OUT_THERE: &str = "sign-out-there";
 struct HomePage<'p> {
     frame: Frame<'p>,
     /// What was just done, or why nothing was.
-    done: Option<&'static str>,
+    done: Option<String>,
     error: Option<&'static str>,
     sign_out: Action,
     accounts: Vec<Account>,
@@ -79,6 +79,8 @@ struct Application {
 
 struct Elsewhere {
     sid: String,
+    /// Which browser, if it said so.
+    agent: Option<String>,
     since: String,
     last_used: String,
     sign_out: String,
@@ -136,10 +138,11 @@ pub async fn sign_out_there(
     let sid = form.get("session").unwrap_or_default();
     let theirs = session::elsewhere(&visit.cx, &here.browser, &here.chosen.sub).await?;
     // Somebody else's is not theirs to end; one that has ended is as they want it.
-    if theirs.iter().any(|there| there.sid == sid) {
+    let there = theirs.into_iter().find(|there| there.sid == sid);
+    if there.is_some() {
         session::end(&visit.cx, vec![sid.to_owned()]).await?;
     }
-    visit.done(&here.chosen.sid, Done::SignedOutThere).await
+    visit.done(&here.chosen.sid, Done::SignedOutThere(there.and_then(|there| there.agent))).await
 }
 
 /// `POST /account/withdraw`: takes back all that the person granted one client.
@@ -151,8 +154,11 @@ pub async fn withdraw(State(services): State<Arc<Services>>, session: Session, r
         Ok(here) => here,
         Err(answer) => return Ok(answer),
     };
-    consents::withdraw(&visit.cx, &here.chosen.sub, form.get("client").unwrap_or_default()).await?;
-    visit.done(&here.chosen.sid, Done::Withdrawn).await
+    let client_id = form.get("client").unwrap_or_default();
+    consents::withdraw(&visit.cx, &here.chosen.sub, client_id).await?;
+    let client = visit.cx.clients.get(client_id).await?;
+    let name = client.as_ref().map_or(client_id, |client| client.name());
+    visit.done(&here.chosen.sid, Done::Withdrawn(name.to_owned())).await
 }
 
 /// Who is signed in here, if a posted form is one of ours, of this session as it is, and of the person it was shown to;
@@ -191,11 +197,15 @@ async fn page(visit: &Visit<'_>, here: &Here, error: Option<&'static str>) -> Re
         let csrf = session::form_token(&visit.cx, &visit.session, form, about(form, chosen)).await?;
         Ok(Action { path: visit.path(path), csrf })
     };
-    let done: Option<Done> = visit.session.remove(DONE).await.map_err(Error::internal)?;
+    // Said once; a page that has nothing to say leaves the session as it is.
+    let done: Option<Done> = visit.session.get(DONE).await.map_err(Error::internal)?;
+    if done.is_some() {
+        visit.session.remove_value(DONE).await.map_err(Error::internal)?;
+    }
     let of = |text: &str| fill(text, &[("username", &chosen.username)]);
     let page = HomePage {
         frame: visit.frame,
-        done: done.map(|done| done.words(texts)),
+        done: done.as_ref().map(|done| done.words(texts)),
         error,
         sign_out: action(SIGN_OUT_PATH, SIGN_OUT).await?,
         accounts: here.accounts.iter().map(|account| Account::of(visit, account, chosen)).collect(),
@@ -238,10 +248,15 @@ impl Elsewhere {
     fn of(visit: &Visit<'_>, there: ElsewhereRow) -> Self {
         let texts = visit.frame.texts;
         let since = minute(there.auth_time);
+        let sign_out = match &there.agent {
+            Some(agent) => fill(texts.sign_out_at, &[("browser", agent), ("time", &since)]),
+            None => fill(texts.sign_out_there_of, &[("time", &since)]),
+        };
         Self {
             since: fill(texts.elsewhere_since, &[("time", &since)]),
             last_used: fill(texts.last_used, &[("time", &minute(there.last_used_at))]),
-            sign_out: fill(texts.sign_out_there_of, &[("time", &since)]),
+            sign_out,
+            agent: there.agent,
             sid: there.sid,
         }
     }

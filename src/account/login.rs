@@ -199,7 +199,7 @@ async fn prove(visit: &Visit<'_>, flow: Option<(&FlowId, &Flow)>, form: &Form) -
     let cookie = |sub: &str| visit.cookie(&known::cookie_name(prefix, sub));
     let presented = prove::Presented { username, password: &password, known: &cookie };
     let begun = match prove::by_password(&visit.cx, &presented).await? {
-        Some(proven) => session::begin(&visit.cx, &visit.session, proven).await?,
+        Some(proven) => session::begin(&visit.cx, &visit.session, visit.agent(), proven).await?,
         None => None,
     };
     let Some(Begun { sign_in, known }) = begun else {

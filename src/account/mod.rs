@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use crate::error::{Code, Error, Result};
 use crate::flow::{self, Flow, FlowId};
 use crate::form::Form;
 use crate::http::view;
-use crate::pages::texts::Texts;
+use crate::pages::texts::{Texts, fill};
 use crate::pages::{self, Frame, Policy};
 use crate::session::{self, SignIn};
 use crate::wire::{ACCOUNT_PATH, AUTHORIZATION_PATH, CONSENT_PATH, LOGIN_PATH};
@@ -94,19 +94,22 @@ async fn asset(State(services): State<Arc<Services>>, Path(name): Path<String>) 
 }
 
 /// What was done at a form, for the page that comes after it.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 enum Done {
-    Withdrawn,
-    SignedOutThere,
+    /// The access of the client of this name.
+    Withdrawn(String),
+    /// At the browser of this name, where it has one.
+    SignedOutThere(Option<String>),
     PasswordChanged,
 }
 
 impl Done {
-    fn words(self, texts: &'static Texts) -> &'static str {
+    fn words(&self, texts: &Texts) -> String {
         match self {
-            Self::Withdrawn => texts.withdrawn,
-            Self::SignedOutThere => texts.signed_out_there,
-            Self::PasswordChanged => texts.password_changed,
+            Self::Withdrawn(client) => fill(texts.withdrawn, &[("client", client)]),
+            Self::SignedOutThere(Some(browser)) => fill(texts.signed_out_at, &[("browser", browser)]),
+            Self::SignedOutThere(None) => texts.signed_out_there.to_owned(),
+            Self::PasswordChanged => texts.password_changed.to_owned(),
         }
     }
 }
@@ -189,6 +192,11 @@ impl<'s> Visit<'s> {
     /// Back to the authorization endpoint, which knows what comes next.
     fn go_on(&self, flow: &FlowId) -> Response {
         pages::see_other(&self.cx.issuer.endpoint(&format!("{AUTHORIZATION_PATH}?flow={}", flow.0)))
+    }
+
+    /// What the browser calls itself.
+    fn agent(&self) -> Option<String> {
+        self.headers.get(USER_AGENT).and_then(|line| session::agent(line.to_str().ok()?))
     }
 
     /// The path of one of our pages.

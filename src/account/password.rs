@@ -158,7 +158,7 @@ async fn change(visit: &Visit<'_>, sign_in: &SignIn, form: &Form) -> Result<Resu
     }
     // Who has just proved it is signed in here anew; should that fail, they sign in with the new one.
     let proven = Proven { hash, rehash: None, ..proven };
-    let Some(Begun { sign_in, known }) = session::begin(cx, &visit.session, proven).await? else {
+    let Some(Begun { sign_in, known }) = session::begin(cx, &visit.session, visit.agent(), proven).await? else {
         return Ok(Ok(pages::see_other(&cx.issuer.endpoint(LOGIN_PATH))));
     };
     let mut response = visit.done(&sign_in.sid, Done::PasswordChanged).await?;

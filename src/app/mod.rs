@@ -156,7 +156,7 @@ impl App {
         let mac = MacKeys::load(&opened.db, &opened.master).await?;
         let services = Arc::new(services(config, opened, mac, metrics.clone())?);
         nodes::lock(&services).await?;
-        let made = services.keys.ensure(&services.db, services.clock.now()).await?;
+        let made = services.keys.ensure(&services.db).await?;
         made.value.iter().for_each(|algorithm| tracing::info!(%algorithm, "made a signing key and its standby"));
         // Nodes that started at the same moment know the keys before they sign.
         if let Some(seq) = made.seq {

@@ -77,9 +77,8 @@ pub async fn has_all(db: &Db, master: &MasterKeys) -> Result<(), StartError> {
     if let Some(id) = sealing.filter(|id| !master.has(id)) {
         return Err(StartError::MasterKeyWrong { seals: seals(&id), id, given: master.ids() });
     }
-    let used = |seals: &master::Seals| seals.values().any(|(_, used)| *used > 0);
-    match census.iter().find(|(id, seals)| !master.has(id) && used(seals)) {
-        Some((id, _)) => Err(StartError::MasterKeyMissing { seals: seals(id), id: id.clone() }),
+    match census.keys().find(|id| !master.has(id)) {
+        Some(id) => Err(StartError::MasterKeyMissing { seals: seals(id), id: id.clone() }),
         None => Ok(()),
     }
 }

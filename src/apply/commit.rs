@@ -57,7 +57,7 @@ pub async fn commit(db: &Db, mut plan: Plan, passwords: &PasswordHasher) -> Resu
         plan.changes.iter().enumerate().map(|(at, change)| (change.id.clone(), at)).collect();
     // In one order, whatever the file's: of two commands at once, the second waits for the first and then finds out
     // that it has changed something; in two orders, each could wait for the other.
-    plan.changes.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
+    plan.changes.sort_by_cached_key(|change| (change.kind, change.row()));
     // Hashing takes its time, and SQLite's writer has none.
     let mut generated = Vec::new();
     let mut credentials = VecDeque::new();
@@ -157,11 +157,13 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
             }
             Work::SaveUser(work) => save_user(tx, &actor, change, work, new.people.pop_front().flatten()).await?,
             Work::RemoveUser { sub, updated_at } => {
-                session::end_all(tx, &actor, sub).await?;
-                throttle::forget(tx, sub).await?;
-                if !users::delete(tx, sub, *updated_at).await? {
+                // Their row before all that hangs on it, as whoever changes them does.
+                if !users::lock(tx, sub, *updated_at).await? {
                     return Err(changed());
                 }
+                session::end_all(tx, &actor, sub).await?;
+                throttle::forget(tx, sub).await?;
+                users::delete(tx, sub).await?;
                 record(tx, sub, Event::UserRemoved).await?;
             }
             Work::SaveClient { row, origins, credentials } => {

@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::claims::ClaimSpec;
 use super::credentials::DEFAULT;
 use super::file::rfc3339;
-use super::state::{People, State, StoredClient};
+use super::state::{State, StoredClient};
 use crate::clients::ClientMetadata;
 use crate::resources::ResourceSettings;
-use crate::store::{Conn, StoreError};
+use crate::store::{Db, StoreError, users};
 use crate::users::{Profile, User, is_standard};
 use crate::wire::CredentialKind;
 
@@ -76,28 +76,40 @@ struct JwksOut {
     keys: Vec<Value>,
 }
 
-/// Reads all there is: resources first, each kind sorted by its id.
+/// People of one page.
+const PAGE: i64 = 500;
+
+/// Reads all there is: resources first, each kind sorted by its id. However many people there are, no read takes long.
 ///
 /// # Errors
 /// When the database cannot be read, or holds what this binary does not understand.
-pub async fn export(conn: &mut Conn) -> Result<Export, StoreError> {
-    let state = State::load(conn, &People::All).await?;
+pub async fn export(db: &Db) -> Result<Export, StoreError> {
+    let state = db.read(|conn| Box::pin(State::load(conn, &[]))).await?;
     let resource = state.resources.iter().map(|stored| ResourceOut {
         identifier: stored.identifier.clone(),
         settings: stored.settings.clone(),
         scopes: stored.scopes.clone(),
     });
     let resource = resource.collect();
-    let user = state.users.values().map(User::from_row).map(|user| {
-        user.map(|User { username, disabled, profile: Profile { groups, claims }, .. }| {
-            let (standard, claims) = claims.into_iter().partition(|(name, _)| is_standard(name));
-            UserOut { username, disabled, groups, standard, claims }
-        })
-    });
-    let user = user.collect::<Result<_, _>>()?;
+    let user = people(db).await?;
     let client = state.clients.into_values().map(client).collect::<Result<_, _>>()?;
     let claim = state.mappers.into_iter().map(ClaimSpec::of).collect();
     Ok(Export { resource, client, user, claim })
+}
+
+async fn people(db: &Db) -> Result<Vec<UserOut>, StoreError> {
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let behind = after.clone();
+        let page = db.read(move |conn| Box::pin(async move { users::page(conn, &behind, PAGE).await })).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after.clone_from(&last.username_key);
+        for row in &page {
+            let User { username, disabled, profile: Profile { groups, claims }, .. } = User::from_row(row)?;
+            let (standard, claims) = claims.into_iter().partition(|(name, _)| is_standard(name));
+            found.push(UserOut { username, disabled, groups, standard, claims });
+        }
+    }
 }
 
 fn client(stored: StoredClient) -> Result<ClientOut, StoreError> {

@@ -10,7 +10,7 @@ use super::check::{self, After};
 use super::claims;
 use super::credentials::{self, CredentialWork};
 use super::file::{ApplyFile, ClientSpec, ResourceSpec};
-use super::state::{People, State, StoredClient};
+use super::state::{State, StoredClient};
 use super::users::{self, UserWork};
 use super::{Failed, Options};
 use crate::audit::{Action, FieldChange};
@@ -22,6 +22,7 @@ use crate::store::clients::ClientRow;
 use crate::store::resources::ResourceRow;
 use crate::store::users::UserRow;
 use crate::store::{Db, StoreError};
+use crate::users::username_key;
 use crate::wire::ManagedBy;
 
 /// What a change is about.
@@ -74,6 +75,14 @@ pub struct Plan {
     /// The head of the change feed that this is as of.
     #[serde(skip)]
     pub(super) head: i64,
+}
+
+impl Change {
+    /// By what its row is found. Files may write one username in several ways.
+    pub(super) fn row(&self) -> String {
+        let compared = if self.kind == Kind::User { username_key(&self.id).ok() } else { None };
+        compared.unwrap_or_else(|| self.id.clone())
+    }
 }
 
 impl Plan {
@@ -135,7 +144,7 @@ pub async fn plan(
     options: &Options<'_>,
     passwords: &PasswordHasher,
 ) -> Result<Plan, Failed> {
-    let named = People::Named(users::keys(&file.user));
+    let named = users::keys(&file.user);
     let before = db.read(move |conn| Box::pin(async move { State::load(conn, &named).await })).await?;
     let after = check::all(file, &before, options, passwords).map_err(Failed::Problems)?;
     let mut changes = Vec::new();

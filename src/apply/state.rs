@@ -26,16 +26,9 @@ pub(super) struct State {
     pub head: i64,
 }
 
-/// Which people are read: there may be very many.
-pub(super) enum People {
-    /// These, by their usernames as they are compared.
-    Named(Vec<String>),
-    /// Everybody.
-    All,
-}
-
 impl State {
-    pub(super) async fn load(conn: &mut Conn, people: &People) -> Result<Self, StoreError> {
+    /// All there is; of people, of whom there may be very many, those of these usernames as they are compared.
+    pub(super) async fn load(conn: &mut Conn, people: &[String]) -> Result<Self, StoreError> {
         // First the head: what changes between the reads has a later number, and is noticed.
         let head = feed::head(conn).await?;
         let resources = Catalog::load(conn).await?;
@@ -46,10 +39,7 @@ impl State {
             known.insert(row.client_id.clone(), StoredClient { row, metadata, credentials });
         }
         let mappers = claim_mappers::list(conn).await?;
-        let users = match people {
-            People::Named(keys) => users::by_usernames(conn, keys).await?,
-            People::All => users::list(conn).await?,
-        };
+        let users = users::by_usernames(conn, people).await?;
         let users = users.into_iter().map(|row| (row.username_key.clone(), row)).collect();
         Ok(Self { resources, clients: known, mappers, users, head })
     }

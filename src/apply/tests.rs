@@ -131,7 +131,7 @@ impl Fixture {
     }
 
     async fn export(&self) -> Export {
-        export(&mut self.db.reader().await.unwrap()).await.unwrap()
+        export(&self.db).await.unwrap()
     }
 }
 

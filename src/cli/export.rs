@@ -22,6 +22,6 @@ pub struct Args {
 /// `sealwright export`.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let db = database::open_ready(&args.source.load()?).await?;
-    let export = db.read(|conn| Box::pin(apply::export(conn))).await?;
+    let export = apply::export(&db).await?;
     give(if args.json { export.to_json()? } else { export.to_toml()? }.trim_end())
 }

@@ -44,6 +44,22 @@ enum Command {
     Reseal(reseal::Args),
 }
 
+/// What a command takes that ends one key.
+#[derive(clap::Args)]
+struct OneKey {
+    /// Which key, as `keys list` shows it
+    #[arg(value_name = "KID", allow_hyphen_values = true)]
+    kid: String,
+    #[command(flatten)]
+    source: Source,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Give the result as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
 /// `sealwright keys …`.
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.command {

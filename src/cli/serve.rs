@@ -46,12 +46,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let (tls, stop) = (app.tls(), CancellationToken::new());
+    let (tls, stop, drain_seconds) = (app.tls(), CancellationToken::new(), config.http.drain_seconds);
+    // Nobody needs the secrets in it as text from here on.
+    drop(config);
     let serving = app.run(stop.clone());
     let ending = async {
         signals.end(tls.as_deref()).await;
-        let seconds = config.http.drain_seconds;
-        tracing::info!(seconds, "stopping: open requests may end; a second signal ends at once");
+        tracing::info!(seconds = drain_seconds, "stopping: open requests may end; a second signal ends at once");
         stop.cancel();
         signals.end(None).await;
     };

@@ -10,7 +10,7 @@ use super::database;
 use super::dev;
 use super::issuer::stdin;
 use super::keys::rfc3339;
-use super::output::{Failure, give, give_json, say};
+use super::output::{Failure, give, give_json, json, say};
 use super::source::Source;
 use crate::app::{self, Opened};
 use crate::audit::{self, Action, Actor, Event};
@@ -22,6 +22,9 @@ use crate::store::users::{self as rows, UserRow};
 use crate::store::{Committed, StoreError};
 use crate::users::{self, Profile, User, password, username_key};
 use crate::wire::ManagedBy;
+
+/// People of one page of a list.
+const PAGE: i64 = 500;
 
 /// People: add, list, reset their passwords, switch them off and on
 #[derive(clap::Args)]
@@ -251,20 +254,38 @@ async fn set_disabled(who: Who, disabled: bool) -> Result<(), Failure> {
     tell(&row, None, who.json, word)
 }
 
-async fn list(source: &Source, json: bool) -> Result<(), Failure> {
+/// There may be very many: they are read in pages, and given as they come.
+async fn list(source: &Source, as_json: bool) -> Result<(), Failure> {
     let db = database::open_ready(&source.load()?).await?;
-    let people = db.read(|conn| Box::pin(rows::list(conn))).await?;
-    let people = people.iter().map(Told::of).collect::<Result<Vec<_>, _>>()?;
-    if json {
-        return give_json(&people);
+    let mut after = String::new();
+    // What is still to be given: in JSON all but the last have a comma behind them.
+    let mut held = if as_json { "[".to_owned() } else { line_of("SUB", "USERNAME", "STATE", "E-MAIL") };
+    loop {
+        let behind = after.clone();
+        let page = db.read(move |conn| Box::pin(async move { rows::page(conn, &behind, PAGE).await })).await?;
+        let Some(last) = page.last() else { break };
+        after.clone_from(&last.username_key);
+        for person in &page {
+            let person = Told::of(person)?;
+            let next = if as_json {
+                format!("  {}", json(&person)?.replace('\n', "\n  "))
+            } else {
+                let state = if person.disabled { "disabled" } else { "enabled" };
+                line_of(&person.sub, &person.username, state, person.email.as_deref().unwrap_or("–"))
+            };
+            let comma = if as_json && held != "[" { "," } else { "" };
+            give(format_args!("{}{comma}", std::mem::replace(&mut held, next)))?;
+        }
     }
-    let head = format!("{:<36}  {:<24}  {:<8}  E-MAIL", "SUB", "USERNAME", "STATE");
-    let lines = people.iter().map(|person| {
-        let state = if person.disabled { "disabled" } else { "enabled" };
-        let email = person.email.as_deref().unwrap_or("–");
-        format!("{:<36}  {:<24}  {state:<8}  {email}", person.sub, person.username)
-    });
-    give(std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n"))
+    match held.as_str() {
+        "[" => give("[]"),
+        last if as_json => give(format_args!("{last}\n]")),
+        last => give(last),
+    }
+}
+
+fn line_of(sub: &str, username: &str, state: &str, email: &str) -> String {
+    format!("{sub:<36}  {username:<24}  {state:<8}  {email}")
 }
 
 async fn find(opened: &Opened, username: &str) -> Result<UserRow, Failure> {

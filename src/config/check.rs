@@ -176,12 +176,14 @@ impl Checks<'_> {
                 self.refuse("keys.active_seconds", text);
             }
         }
-        if keys.retiring_seconds < outlast {
+        let retiring = |algorithm: &Algorithm| keys.retiring_seconds.of(*algorithm);
+        if let Some(short) = keys.algorithms.iter().find(|algorithm| retiring(algorithm) < outlast) {
             self.refuse(
                 "keys.retiring_seconds",
                 format!(
-                    "must be at least {outlast}, until the last token of a key has expired \
-                     (tokens.max_access_token_lifetime_seconds, keys.jwks_max_age_seconds, a request, a lease)"
+                    "is {} for {short}; it must be at least {outlast}, until the last token of a key has expired \
+                     (tokens.max_access_token_lifetime_seconds, keys.jwks_max_age_seconds, a request, a lease)",
+                    retiring(short)
                 ),
             );
         }

@@ -116,13 +116,13 @@ settings! {
         eddsa_name: EdDsaName = EdDsaName::EdDsa;
         /// How long verifiers may keep our public keys without asking again.
         jwks_max_age_seconds: u32 = 300, within(0..=86_400);
-        /// How long a key is published, at the least, before the schedule has it sign. Like the next key, one number for
-        /// all algorithms, or a list with exceptions, such as `[86400, "RS256=172800"]`.
+        /// How long a key is published, at the least, before the schedule has it sign. Like the next two keys, one number
+        /// for all algorithms, or a list with exceptions, such as `[86400, "RS256=172800"]`.
         published_seconds: ByAlgorithm = ByAlgorithm::all(86_400), for_each_algorithm(within(1..=31_536_000));
         /// How long a key signs before the next one takes over.
         active_seconds: ByAlgorithm = ByAlgorithm::all(2_592_000), for_each_algorithm(within(1..=315_360_000));
         /// How long a key that signs no more stays published: at the least until the last of its tokens has expired.
-        retiring_seconds: u32 = 90_000, within(30..=31_536_000);
+        retiring_seconds: ByAlgorithm = ByAlgorithm::all(90_000), for_each_algorithm(within(30..=31_536_000));
     }
 
     /// Tokens.

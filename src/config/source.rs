@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use super::KEYS;
 use super::define::{Key, PREFIX};
@@ -44,8 +45,9 @@ impl Sources {
 
     /// Takes the TOML file at `path`.
     pub fn file(&mut self, path: &Path) {
+        // It may hold secrets, and is read in one piece: its size is known.
         let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+            Ok(text) => Zeroizing::new(text),
             Err(error) => {
                 let text = format!("cannot read the configuration file {}: {error}", path.display());
                 return self.refuse("", Origin::Default, text);
@@ -113,11 +115,12 @@ impl Sources {
     /// Takes the variables with our prefix; others are not ours.
     pub fn environment(&mut self, env: impl IntoIterator<Item = (String, String)>) {
         // Sorted, so that the same mistakes are told in the same order.
-        let ours: BTreeMap<_, _> = env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let ours = env.into_iter().filter(|(name, _)| name.starts_with(PREFIX));
+        let ours: BTreeMap<_, _> = ours.map(|(name, value)| (name, Zeroizing::new(value))).collect();
         for (name, value) in &ours {
             let at = Origin::Variable(name.clone());
             if let Some(key) = KEYS.iter().find(|key| key.env() == *name) {
-                self.put(key, Raw::Variable(value.clone()), at);
+                self.put(key, Raw::Variable(value.to_string()), at);
             } else if let Some((direct, key)) = secret_file_variable(name) {
                 if ours.contains_key(direct) {
                     self.refuse(key.name, at, format!("is given twice, also by {direct}; keep one of the two"));

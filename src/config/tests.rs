@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use super::value::Raw;
 use super::*;
 use crate::secret::random;
 
@@ -281,6 +282,27 @@ fn t174_secrets_are_in_no_error_debug_or_summary() {
     assert!(seen.contains("PostgreSQL, db port 5432, database \\\"x\\\""), "{seen}");
 }
 
+/// What its place in memory holds once it is gone; others may have it by then, which is no trace of it either.
+#[test]
+fn a_value_that_may_be_a_secret_leaves_nothing_behind_in_memory() {
+    use std::os::unix::fs::FileExt as _;
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let is_left = |at: u64| {
+        // On the stack: a buffer of the heap would take the very place that was given back.
+        let mut bytes = [0; 4096];
+        // A page that was given back to the system cannot be read.
+        memory.read_exact_at(&mut bytes, at).is_ok() && bytes.windows(8).any(|window| window == b"hunter22")
+    };
+    for value in [Raw::Text, Raw::Variable] {
+        let text = "hunter22".repeat(512);
+        let at = u64::try_from(text.as_ptr().addr()).unwrap();
+        let value = Raw::List(vec![value(text)]);
+        assert!(is_left(at));
+        drop(value);
+        assert!(!is_left(at));
+    }
+}
+
 #[test]
 fn the_reference_has_every_key_exactly_once() {
     let text = reference();
@@ -475,7 +497,8 @@ fn what_is_wrong_between_keys_is_told() {
         ("keys.algorithms = ['EdDSA', 'RS256', 'EdDSA']", "keys.algorithms: names EdDSA twice"),
         ("keys.published_seconds = [86400, 'RS256=309']", "keys.published_seconds: is 309 for RS256; it takes 310"),
         ("keys.active_seconds = [86400, 'EdDSA=86399']", "keys.active_seconds: is 86399 for EdDSA, and shorter"),
-        ("keys.retiring_seconds = 3914", "keys.retiring_seconds: must be at least 3915"),
+        ("keys.retiring_seconds = 3914", "keys.retiring_seconds: is 3914 for RS256; it must be at least 3915"),
+        ("keys.retiring_seconds = [3915, 'EdDSA=3914']", "keys.retiring_seconds: is 3914 for EdDSA; it must be"),
         ("tokens.access_token_lifetime_seconds = 3601", "tokens.access_token_lifetime_seconds: is longer than"),
         ("database.deadline_milliseconds = 10_000", "database.deadline_milliseconds: must be shorter than"),
         ("outbound.allow_http = true", "outbound.allow_http: is only for development"),

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use zeroize::Zeroize as _;
 
 use super::LogFormat;
 use crate::secret::Secret;
@@ -37,7 +38,7 @@ impl fmt::Display for ByAlgorithm {
     }
 }
 
-/// A value as its source holds it. It has no `Debug`: it may be a secret.
+/// A value as its source holds it. It has no `Debug`, and leaves nothing behind in memory: it may be a secret.
 pub enum Raw {
     /// The text of a variable, which has no type yet.
     Variable(String),
@@ -51,6 +52,14 @@ pub enum Raw {
     List(Vec<Raw>),
     /// A TOML value of a kind that no key takes; the words name it.
     Other(&'static str),
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Self::Variable(text) | Self::Text(text) = self {
+            text.zeroize();
+        }
+    }
 }
 
 impl Raw {

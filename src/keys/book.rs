@@ -87,8 +87,9 @@ impl Keys {
             _ if !state.signs() => None,
             Some(signer) => Some(signer),
             None => {
+                let sealed = row.sealed.ok_or_else(|| unfit(&"its private half is gone"))?;
                 let pkcs8 =
-                    self.master.open(SIGNING_KEY, row.kid.as_bytes(), &row.sealed).map_err(|cause| unfit(&cause))?;
+                    self.master.open(SIGNING_KEY, row.kid.as_bytes(), &sealed).map_err(|cause| unfit(&cause))?;
                 let pair = KeyPair::from_pkcs8(algorithm, &pkcs8).map_err(|cause| unfit(&cause))?;
                 let signer = Signer::new(&row.kid, &row.alg_name, pair, self.queue.clone());
                 Some(Arc::new(signer.map_err(|cause| unfit(&cause))?))
@@ -107,21 +108,14 @@ impl Keys {
     }
 
     /// Makes the keys of every configured algorithm at the first start: one that signs at once, because no verifier can
-    /// have a copy of our JWKS yet, and a standby. At any other start, the steps that are due; an algorithm that is
-    /// new then signs when verifiers know its key. The algorithms whose first keys were made, and under which number the
-    /// nodes learn of them.
+    /// have a copy of our JWKS yet, and a standby. At any other start the job makes the steps that are due; an algorithm
+    /// that is new then signs when verifiers know its key. The algorithms whose first keys were made, and under which
+    /// number the nodes learn of them.
     ///
     /// # Errors
     /// When a key cannot be made or stored.
-    pub async fn ensure(&self, db: &Db, now: Micros) -> Result<Committed<Vec<Algorithm>>, StoreError> {
-        let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await?;
-        if !rows.is_empty() {
-            for &algorithm in self.schedule.algorithms() {
-                // What another node is doing at this moment is no reason not to start; the job looks again.
-                if let Err(cause) = self.step(db, now, algorithm).await {
-                    tracing::warn!(%cause, %algorithm, "a step of the signing keys waits");
-                }
-            }
+    pub async fn ensure(&self, db: &Db) -> Result<Committed<Vec<Algorithm>>, StoreError> {
+        if !db.read(|conn| Box::pin(signing_keys::list(conn))).await?.is_empty() {
             return Ok(Committed { value: Vec::new(), seq: None });
         }
         // In one order, so that nodes that start at once wait for each other and never in a circle.
@@ -232,7 +226,7 @@ impl Keys {
             alg_name: alg_name.unwrap_or_else(|| default.to_owned()),
             state: KeyState::Published.to_string(),
             public_jwk: serde_json::Value::Object(members).to_string(),
-            sealed: Vec::new(),
+            sealed: None,
             created_at: 0,
             times: Times::default(),
         }

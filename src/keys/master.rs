@@ -45,8 +45,8 @@ impl Place {
 /// The master keys that this process was given, the newest first; there is at least one.
 pub struct MasterKeys(Vec<MasterKey>);
 
-/// What one master key seals: how many rows of each place, by its name, and how many of them are still opened.
-pub type Seals = BTreeMap<&'static str, (i64, i64)>;
+/// What one master key seals: how many rows of each place, by its name.
+pub type Seals = BTreeMap<&'static str, i64>;
 
 impl From<MasterKey> for MasterKeys {
     fn from(only: MasterKey) -> Self {
@@ -147,7 +147,7 @@ pub async fn census(conn: &mut Conn) -> Result<BTreeMap<String, Seals>, StoreErr
     let mut census: BTreeMap<String, Seals> = BTreeMap::new();
     for place in &PLACES {
         for counted in sealed::count(conn, &place.table).await? {
-            census.entry(hex(&counted.sealed_by)).or_default().insert(place.name, (counted.rows, counted.used));
+            census.entry(hex(&counted.sealed_by)).or_default().insert(place.name, counted.rows);
         }
     }
     Ok(census)
@@ -159,8 +159,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// In words: `3 signing keys and 1 MAC key`; `nothing`.
 pub fn told(seals: &Seals) -> String {
-    let some = seals.iter().filter(|(_, (rows, _))| *rows > 0);
-    let words = some.map(|(name, (rows, _))| format!("{rows} {name}{}", if *rows == 1 { "" } else { "s" }));
+    let some = seals.iter().filter(|(_, rows)| **rows > 0);
+    let words = some.map(|(name, rows)| format!("{rows} {name}{}", if *rows == 1 { "" } else { "s" }));
     let words: Vec<String> = words.collect();
     if words.is_empty() { "nothing".to_owned() } else { words.join(" and ") }
 }
@@ -251,7 +251,7 @@ pub async fn reseal(db: &Db, keys: &MasterKeys) -> Result<Resealed, StoreError> 
                 let new = seal(new, place, &id, &text)?;
                 let replace =
                     db.write(move |tx| Box::pin(async move { sealed::replace(tx, &place.table, &old, &new).await }));
-                done.rewritten.entry(place.name).or_default().0 += i64::from(replace.await?.value);
+                *done.rewritten.entry(place.name).or_default() += i64::from(replace.await?.value);
             }
         }
     }

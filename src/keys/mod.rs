@@ -9,6 +9,7 @@ mod jwk;
 mod jws;
 mod mac;
 pub mod master;
+mod moves;
 mod pair;
 mod queue;
 mod ring;

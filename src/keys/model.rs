@@ -1,12 +1,13 @@
 //! A model of the life cycle: three nodes on one database, verifiers that cache by `max-age`, crashes anywhere, and time
-//! in between. What happens to the rows is decided by [`Schedule`] itself; what the database adds, a conditional update
-//! and two unique indexes, is [`World::pass`] and [`World::add`]. Whatever the order of things (reliability.md I5):
+//! in between. What happens to the rows is decided by [`Plan`] itself, by the job's steps and by every command; what the
+//! database adds, a conditional update, two unique indexes and a transaction, is [`World::make`]. Whatever the order of things (reliability.md I5):
 //! no verifier whose copy has not expired meets a good token of a key that it does not know, nor does a node with a lease;
 //! no key signs before it was published for long enough, unless somebody forced it, nor when it signs no more.
 
 use proptest::prelude::*;
 
-use super::schedule::{KeyState, Life, Schedule, Step, ended};
+use super::moves::{Move, Plan};
+use super::schedule::{KeyState, Life, Schedule};
 use crate::clock::{Micros, SECOND};
 use crate::config::{ByAlgorithm, Config};
 use crate::store::signing_keys::Times;
@@ -42,14 +43,20 @@ enum Action {
     Fetch(usize, usize),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     /// The job: what is due.
     Schedule,
     /// `keys rotate`.
     Rotate,
-    /// `keys revoke` of the active key.
-    Revoke,
+    /// `keys rotate --now`.
+    RotateAnyway,
+    /// `keys retire` of a retiring key.
+    Retire,
+    /// `keys revoke` of a key in this state.
+    Revoke(KeyState),
+    /// `keys import`.
+    Adopt,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +96,8 @@ struct World {
     good: Vec<Token>,
     /// Keys that somebody had sign before all verifiers could know them.
     forced: Vec<String>,
+    /// Keys that somebody ended before their time.
+    ended: Vec<String>,
     rotations: usize,
 }
 
@@ -99,7 +108,7 @@ pub(super) fn schedule() -> Schedule {
     config.keys.published_seconds = ByAlgorithm::all(400);
     config.keys.active_seconds = ByAlgorithm::all(1_000);
     config.tokens.max_access_token_lifetime_seconds = 300;
-    config.keys.retiring_seconds = config.keys_outlast_seconds();
+    config.keys.retiring_seconds = ByAlgorithm::all(config.keys_outlast_seconds());
     Schedule::new(&config)
 }
 
@@ -115,6 +124,7 @@ impl World {
             verifiers: vec![(Vec::new(), 0); 3],
             good: Vec::new(),
             forced: Vec::new(),
+            ended: Vec::new(),
             rotations: 0,
         };
         let first = world.schedule.active(ALG, now, now);
@@ -126,11 +136,13 @@ impl World {
     }
 
     /// `INSERT … ON CONFLICT DO NOTHING`, with one active and one published key.
-    fn add(&mut self, state: KeyState, times: Times) {
-        if !self.rows.iter().any(|row| row.state == state) {
+    fn add(&mut self, state: KeyState, times: Times) -> bool {
+        let is_first = !self.rows.iter().any(|row| row.state == state);
+        if is_first {
             self.rows.push(Life { kid: format!("k{}", self.made), state, times });
             self.made += 1;
         }
+        is_first
     }
 
     /// `UPDATE … WHERE kid = $1 AND state = $2`.
@@ -139,66 +151,51 @@ impl World {
         row.map(|row| (row.state, row.times) = (state, times)).is_some()
     }
 
-    /// A transaction that read `keys` at `then` commits now. Where it is overtaken nothing of it stands.
-    fn commit(&mut self, change: Change, keys: &[Life], then: Micros) {
+    /// All of `moves`, or none.
+    fn make(&mut self, moves: &[Move]) -> bool {
         let before = self.rows.clone();
-        if !self.perform(change, keys, then) {
+        let made = moves.iter().all(|change| match change {
+            Move::Pass { key, to, times } => self.pass(key, *to, *times),
+            Move::Add { state, times } => self.add(*state, *times),
+        });
+        if !made {
             self.rows = before;
         }
+        made
     }
 
-    fn perform(&mut self, change: Change, keys: &[Life], then: Micros) -> bool {
-        let of = |state| keys.iter().find(|key| key.state == state);
-        let standby = of(KeyState::Published);
-        let known = standby.is_some_and(|standby| self.schedule.known_from(&standby.times) <= then);
-        match change {
-            Change::Schedule => match self.schedule.next(ALG, keys).filter(|due| due.at <= then).map(|due| due.step) {
-                Some(Step::Publish) => {
-                    let active = of(KeyState::Active).map(|key| key.times);
-                    self.add(KeyState::Published, self.schedule.standby(ALG, then, active.as_ref()));
-                    true
+    /// A transaction that read `keys` at `then` commits now.
+    fn commit(&mut self, change: Change, keys: &[Life], then: Micros) {
+        let of = |state| keys.iter().find(|key| key.state == state).map(|key| key.kid.as_str());
+        let schedule = self.schedule.clone();
+        let plan = Plan { schedule: &schedule, algorithm: ALG, now: then, keys };
+        let moves = match change {
+            Change::Schedule => plan.step().map(|(_, moves)| moves),
+            Change::Rotate => plan.rotate(false).ok(),
+            Change::RotateAnyway => plan.rotate(true).ok(),
+            Change::Retire => of(KeyState::Retiring).and_then(|kid| plan.retire(kid)),
+            Change::Revoke(state) => of(state).and_then(|kid| plan.revoke(kid)),
+            Change::Adopt => Some(plan.adopt()),
+        };
+        let Some(moves) = moves.filter(|moves| self.make(moves)) else { return };
+        let anyway = matches!(change, Change::RotateAnyway | Change::Revoke(_));
+        for made in moves {
+            match made {
+                // Before its time: nothing that it signed is good any more, as whoever asked for that was told.
+                Move::Pass { key, to: KeyState::Retired | KeyState::Revoked, .. } if change != Change::Schedule => {
+                    self.good.retain(|token| token.kid != key.kid);
+                    self.ended.push(key.kid);
                 }
-                Some(Step::Activate) => self.switch(keys, then),
-                Some(Step::Retire) => {
-                    let over = |key: &&Life| key.state == KeyState::Retiring && key.times.remove_at <= then;
-                    keys.iter().filter(over).all(|key| self.pass(key, KeyState::Retired, key.times))
+                Move::Pass { key, to: KeyState::Active, times } => {
+                    self.rotations += 1;
+                    if anyway && self.schedule.known_from(&times) > then {
+                        self.forced.push(key.kid);
+                    }
                 }
-                None => false,
-            },
-            Change::Rotate => known && self.switch(keys, then),
-            Change::Revoke => {
-                let Some(leaked) = of(KeyState::Active) else { return false };
-                let mut others = keys.to_vec();
-                others.retain(|key| key.kid != leaked.kid);
-                if !self.pass(leaked, KeyState::Revoked, ended(then, leaked.times)) || !self.switch(&others, then) {
-                    return false;
-                }
-                if !known {
-                    self.forced
-                        .extend(self.rows.iter().find(|row| row.state == KeyState::Active).map(|key| key.kid.clone()));
-                }
-                self.good.retain(|token| token.kid != leaked.kid);
-                true
+                Move::Add { state: KeyState::Active, .. } if anyway => self.forced.push(format!("k{}", self.made - 1)),
+                _ => {}
             }
         }
-    }
-
-    fn switch(&mut self, keys: &[Life], then: Micros) -> bool {
-        let of = |state| keys.iter().find(|key| key.state == state);
-        if let Some(active) = of(KeyState::Active)
-            && !self.pass(active, KeyState::Retiring, self.schedule.retiring(then, active.times))
-        {
-            return false;
-        }
-        let Some(standby) = of(KeyState::Published) else {
-            self.add(KeyState::Active, self.schedule.active(ALG, then, then));
-            return true;
-        };
-        let times = self.schedule.active(ALG, then, standby.times.published_at);
-        let passed = self.pass(standby, KeyState::Active, times);
-        self.add(KeyState::Published, self.schedule.standby(ALG, then, Some(&times)));
-        self.rotations += usize::from(passed);
-        passed
     }
 
     fn has_lease(&self, node: usize) -> bool {
@@ -267,7 +264,7 @@ impl World {
 
     fn sign(&mut self, kid: String, iat: Micros) {
         let Some(row) = self.rows.iter().find(|row| row.kid == kid) else { panic!("a key of nowhere") };
-        if row.state == KeyState::Revoked {
+        if self.ended.contains(&kid) {
             // A node that has not heard yet; the command has not returned either.
             return;
         }
@@ -283,7 +280,8 @@ impl World {
         let now = self.now;
         self.good.retain(|token| now < token.exp);
         for state in [KeyState::Active, KeyState::Published] {
-            assert!(self.rows.iter().filter(|row| row.state == state).count() <= 1, "two {state}");
+            // There is always a standby, too: it is published in the transaction that the one before takes over in.
+            assert_eq!(self.rows.iter().filter(|row| row.state == state).count(), 1, "{state}");
         }
         for token in &self.good {
             for (kids, until) in &self.verifiers {
@@ -291,8 +289,7 @@ impl World {
             }
             for node in 0..self.nodes.len() {
                 let knows = self.nodes[node].ring.iter().flatten().any(|key| key.kid == token.kid);
-                let revoked = self.rows.iter().any(|row| row.kid == token.kid && row.state == KeyState::Revoked);
-                assert!(!self.has_lease(node) || knows || revoked, "a node does not know {}", token.kid);
+                assert!(!self.has_lease(node) || knows, "a node does not know {}", token.kid);
             }
         }
     }
@@ -300,9 +297,15 @@ impl World {
 
 fn action() -> impl Strategy<Value = Action> {
     let wait = prop::sample::select(vec![1, 1, 2, 4, 8, 60, 150, 299, 310, 400, 700]);
-    let changes =
-        vec![Change::Schedule, Change::Schedule, Change::Schedule, Change::Rotate, Change::Rotate, Change::Revoke];
-    let change = prop::sample::select(changes);
+    let change = prop_oneof![
+        8 => Just(Change::Schedule),
+        4 => Just(Change::Rotate),
+        1 => Just(Change::RotateAnyway),
+        1 => Just(Change::Retire),
+        2 => Just(Change::Revoke(KeyState::Active)),
+        1 => prop::sample::select(vec![KeyState::Published, KeyState::Retiring]).prop_map(Change::Revoke),
+        1 => Just(Change::Adopt),
+    ];
     let moment = prop::sample::select(vec![Moment::Known, Moment::Due, Moment::Expiry]);
     prop_oneof![
         4 => wait.prop_map(|seconds| Action::Wait(seconds * SECOND)),

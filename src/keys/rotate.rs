@@ -7,12 +7,16 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::master::{MasterKeys, SIGNING_KEY};
-use super::schedule::{Due, KeyState, Life, Schedule, Step, ended};
+use super::moves::{Move, Plan};
+use super::schedule::{KeyState, Life, Schedule, Step};
 use crate::audit::{self, Actor, Event};
 use crate::clock::Micros;
 use crate::store::signing_keys::{self, SigningKeyRow, Times};
 use crate::store::{StoreError, Tx};
 use crate::wire::Algorithm;
+
+/// What a change by hand came to, inside its transaction.
+type Told = Result<Result<Turned, Refusal>, StoreError>;
 
 /// One change of the keys of one algorithm.
 pub struct Turn {
@@ -57,109 +61,50 @@ pub enum Refusal {
 impl Turn {
     /// Makes the step that is due now, if one is. `fresh` is a key made for it, which publishing and activating need.
     pub(super) async fn step(&self, tx: &mut Tx, fresh: Option<Fresh>) -> Result<Option<Step>, StoreError> {
-        let (now, keys) = (tx.now(), self.keys(tx).await?);
-        let due = self.schedule.next(self.algorithm, &keys).filter(|due| due.at <= now);
-        let made = match (due, fresh) {
-            (Some(Due { step: Step::Publish, .. }), Some(fresh)) => {
-                let active = in_state(&keys, KeyState::Active).map(|active| active.times);
-                self.publish(tx, active.as_ref(), fresh).await?.then_some(Step::Publish)
-            }
-            (Some(Due { step: Step::Activate, .. }), Some(fresh)) => {
-                self.switch(tx, &keys, fresh).await?.then_some(Step::Activate)
-            }
-            (Some(Due { step: Step::Retire, .. }), _) => {
-                let over = |key: &&Life| key.state == KeyState::Retiring && key.times.remove_at <= now;
-                let mut any = false;
-                for key in keys.iter().filter(over) {
-                    any |= self.pass(tx, key, KeyState::Retired, key.times).await?;
-                }
-                any.then_some(Step::Retire)
-            }
-            // Not due any more, or another step came between.
-            _ => None,
-        };
-        Ok(made)
+        let keys = self.keys(tx).await?;
+        let Some((step, moves)) = self.plan(tx, &keys).step() else { return Ok(None) };
+        Ok(self.make(tx, moves, fresh).await?.then_some(step))
     }
 
     /// Moves to the standby at once, and publishes `fresh` as the next. `anyway`: also to one that verifiers may not
     /// know yet, or to `fresh` itself where there is no standby.
-    pub(super) async fn rotate(
-        &self,
-        tx: &mut Tx,
-        fresh: Fresh,
-        anyway: bool,
-    ) -> Result<Result<Turned, Refusal>, StoreError> {
+    pub(super) async fn rotate(&self, tx: &mut Tx, fresh: Fresh, anyway: bool) -> Told {
         let keys = self.keys(tx).await?;
-        if !anyway {
-            match in_state(&keys, KeyState::Published).map(|standby| self.schedule.known_from(&standby.times)) {
-                None => return Ok(Err(Refusal::NoStandby)),
-                Some(known) if tx.now() < known => return Ok(Err(Refusal::Unknown(known))),
-                Some(_) => {}
-            }
+        match self.plan(tx, &keys).rotate(anyway) {
+            Ok(moves) => self.by_hand(tx, moves, Some(fresh)).await,
+            Err(refusal) => Ok(Err(refusal)),
         }
-        if !self.switch(tx, &keys, fresh).await? {
-            return Err(overtaken());
-        }
-        self.turned(tx).await.map(Ok)
     }
 
     /// Ends a retiring key before its time: it leaves the JWKS, and nothing that it signed is good any more.
-    pub(super) async fn retire(&self, tx: &mut Tx, kid: &str) -> Result<Result<Turned, Refusal>, StoreError> {
-        let (now, keys) = (tx.now(), self.keys(tx).await?);
-        let Some(key) = keys.iter().find(|key| key.kid == kid && key.state == KeyState::Retiring) else {
-            return self.refusal(tx, kid).await.map(Err);
-        };
-        if !self.pass(tx, key, KeyState::Retired, ended(now, key.times)).await? {
-            return Err(overtaken());
+    pub(super) async fn retire(&self, tx: &mut Tx, kid: &str) -> Told {
+        let keys = self.keys(tx).await?;
+        match self.plan(tx, &keys).retire(kid) {
+            Some(moves) => self.by_hand(tx, moves, None).await,
+            None => self.refusal(tx, kid).await.map(Err),
         }
-        self.turned(tx).await.map(Ok)
     }
 
     /// Takes a key out of the JWKS whose private half somebody else may have. Where it was the active one the standby
     /// takes over, known or not, and `fresh` is published; without a standby `fresh` signs at once.
-    pub(super) async fn revoke(
-        &self,
-        tx: &mut Tx,
-        kid: &str,
-        fresh: Fresh,
-    ) -> Result<Result<Turned, Refusal>, StoreError> {
-        let (now, mut keys) = (tx.now(), self.keys(tx).await?);
-        let Some(at) = keys.iter().position(|key| key.kid == kid) else {
-            return self.refusal(tx, kid).await.map(Err);
-        };
-        let leaked = keys.remove(at);
-        if !self.pass(tx, &leaked, KeyState::Revoked, ended(now, leaked.times)).await? {
-            return Err(overtaken());
+    pub(super) async fn revoke(&self, tx: &mut Tx, kid: &str, fresh: Fresh) -> Told {
+        let keys = self.keys(tx).await?;
+        match self.plan(tx, &keys).revoke(kid) {
+            Some(moves) => self.by_hand(tx, moves, Some(fresh)).await,
+            None => self.refusal(tx, kid).await.map(Err),
         }
-        match leaked.state {
-            KeyState::Active => drop(self.switch(tx, &keys, fresh).await?),
-            KeyState::Published => {
-                let active = in_state(&keys, KeyState::Active).map(|active| active.times);
-                self.publish(tx, active.as_ref(), fresh).await?;
-            }
-            _ => {}
-        }
-        self.turned(tx).await.map(Ok)
     }
 
     /// Publishes `fresh`, a key that was made elsewhere, as the one that signs next. The one that would have never signed,
     /// and leaves the JWKS.
-    pub(super) async fn adopt(&self, tx: &mut Tx, fresh: Fresh) -> Result<Result<Turned, Refusal>, StoreError> {
+    pub(super) async fn adopt(&self, tx: &mut Tx, fresh: Fresh) -> Told {
         let known = signing_keys::list(tx).await?.into_iter().find(|key| key.kid == fresh.row.kid);
         if let Some(known) = known {
             return Ok(Err(Refusal::Known(known.alg_name, known.state)));
         }
-        let (now, keys) = (tx.now(), self.keys(tx).await?);
-        if let Some(standby) = in_state(&keys, KeyState::Published)
-            && !self.pass(tx, standby, KeyState::Retired, ended(now, standby.times)).await?
-        {
-            return Err(overtaken());
-        }
-        let active = in_state(&keys, KeyState::Active).map(|active| active.times);
-        if !self.publish(tx, active.as_ref(), fresh).await? {
-            return Err(overtaken());
-        }
-        self.turned(tx).await.map(Ok)
+        let keys = self.keys(tx).await?;
+        let moves = self.plan(tx, &keys).adopt();
+        self.by_hand(tx, moves, Some(fresh)).await
     }
 
     /// The first key of an algorithm where no verifier has ever seen one of ours, and its standby. Of several nodes
@@ -168,41 +113,50 @@ impl Turn {
         let times = self.schedule.active(self.algorithm, tx.now(), tx.now());
         let begun = self.add(tx, first, KeyState::Active, times).await?;
         if begun {
-            self.publish(tx, Some(&times), fresh).await?;
+            let times = self.schedule.standby(self.algorithm, tx.now(), Some(&times));
+            self.add(tx, fresh, KeyState::Published, times).await?;
         }
         Ok(begun)
     }
 
-    /// The active key retires and the standby takes over; without one, `fresh` does. Otherwise `fresh` is the next
-    /// standby. `false`: somebody was first, and nothing has changed.
-    async fn switch(&self, tx: &mut Tx, keys: &[Life], fresh: Fresh) -> Result<bool, StoreError> {
-        let now = tx.now();
-        if let Some(active) = in_state(keys, KeyState::Active)
-            && !self.pass(tx, active, KeyState::Retiring, self.schedule.retiring(now, active.times)).await?
-        {
-            return Ok(false);
-        }
-        match in_state(keys, KeyState::Published) {
-            Some(standby) => {
-                let times = self.schedule.active(self.algorithm, now, standby.times.published_at);
-                if !self.pass(tx, standby, KeyState::Active, times).await? {
-                    return Err(overtaken());
-                }
-                self.publish(tx, Some(&times), fresh).await?;
-                Ok(true)
-            }
-            None => self.add(tx, fresh, KeyState::Active, self.schedule.active(self.algorithm, now, now)).await,
-        }
+    fn plan<'k>(&'k self, tx: &Tx, keys: &'k [Life]) -> Plan<'k> {
+        Plan { schedule: &self.schedule, algorithm: self.algorithm, now: tx.now(), keys }
     }
 
-    async fn publish(&self, tx: &mut Tx, active: Option<&Times>, fresh: Fresh) -> Result<bool, StoreError> {
-        let times = self.schedule.standby(self.algorithm, tx.now(), active);
-        self.add(tx, fresh, KeyState::Published, times).await
+    /// Makes `moves`, with `fresh` as the key that is new. `false`: somebody was first, and nothing has changed.
+    async fn make(&self, tx: &mut Tx, moves: Vec<Move>, mut fresh: Option<Fresh>) -> Result<bool, StoreError> {
+        if fresh.is_none() && moves.iter().any(|change| matches!(change, Move::Add { .. })) {
+            return Ok(false);
+        }
+        for (at, change) in moves.into_iter().enumerate() {
+            let made = match change {
+                Move::Pass { key, to, times } => self.pass(tx, &key, to, times).await?,
+                Move::Add { state, times } => match fresh.take() {
+                    Some(fresh) => self.add(tx, fresh, state, times).await?,
+                    None => false,
+                },
+            };
+            match (made, at) {
+                (true, _) => {}
+                (false, 0) => return Ok(false),
+                (false, _) => return Err(overtaken()),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn by_hand(&self, tx: &mut Tx, moves: Vec<Move>, fresh: Option<Fresh>) -> Told {
+        if !self.make(tx, moves, fresh).await? {
+            return Err(overtaken());
+        }
+        let keys = self.keys(tx).await?;
+        let kid = |state| keys.iter().find(|key| key.state == state).map(|key| key.kid.clone());
+        Ok(Ok(Turned { active: kid(KeyState::Active), standby: kid(KeyState::Published) }))
     }
 
     async fn add(&self, tx: &mut Tx, fresh: Fresh, state: KeyState, times: Times) -> Result<bool, StoreError> {
         let sealed = self.master.seal(tx, SIGNING_KEY, fresh.row.kid.as_bytes(), &fresh.pkcs8).await?;
-        let row = SigningKeyRow { state: state.to_string(), times, sealed, ..fresh.row };
+        let row = SigningKeyRow { state: state.to_string(), times, sealed: Some(sealed), ..fresh.row };
         let added = signing_keys::add(tx, &row).await?;
         if added {
             let alg = self.algorithm;
@@ -246,12 +200,6 @@ impl Turn {
         let keys = lives(&signing_keys::list(tx).await?, self.algorithm);
         Ok(Refusal::State(keys.iter().find(|key| key.kid == kid).map(|key| key.state)))
     }
-
-    async fn turned(&self, tx: &mut Tx) -> Result<Turned, StoreError> {
-        let keys = self.keys(tx).await?;
-        let kid = |state| in_state(&keys, state).map(|key| key.kid.clone());
-        Ok(Turned { active: kid(KeyState::Active), standby: kid(KeyState::Published) })
-    }
 }
 
 /// Where in their lives the keys of `algorithm` are. A state that only a later release knows is left to it.
@@ -259,10 +207,6 @@ pub fn lives(rows: &[SigningKeyRow], algorithm: Algorithm) -> Vec<Life> {
     let own = rows.iter().filter(|row| row.alg == algorithm.as_str());
     own.filter_map(|row| Some(Life { kid: row.kid.clone(), state: row.state.parse().ok()?, times: row.times }))
         .collect()
-}
-
-fn in_state(keys: &[Life], state: KeyState) -> Option<&Life> {
-    keys.iter().find(|key| key.state == state)
 }
 
 /// Everything of this transaction is undone; whoever was first has committed something else.

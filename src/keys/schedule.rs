@@ -85,7 +85,7 @@ pub struct Schedule {
     lead: Micros,
     published: ByAlgorithm,
     active: ByAlgorithm,
-    retiring: Micros,
+    retiring: ByAlgorithm,
 }
 
 impl Schedule {
@@ -96,7 +96,7 @@ impl Schedule {
             lead: seconds(config.keys_lead_seconds()),
             published: config.keys.published_seconds.clone(),
             active: config.keys.active_seconds.clone(),
-            retiring: seconds(config.keys.retiring_seconds),
+            retiring: config.keys.retiring_seconds.clone(),
         }
     }
 
@@ -140,13 +140,13 @@ impl Schedule {
     }
 
     /// Of a key that signs no more from now on.
-    pub fn retiring(&self, now: Micros, was: Times) -> Times {
-        Times { retire_at: now, remove_at: now + self.retiring, ..was }
+    pub fn retiring(&self, algorithm: Algorithm, now: Micros, was: Times) -> Times {
+        Times { retire_at: now, remove_at: now + seconds(self.retiring.of(algorithm)), ..was }
     }
 
     fn signing_from(&self, algorithm: Algorithm, activate_at: Micros, published_at: Micros) -> Times {
         let retire_at = activate_at + seconds(self.active.of(algorithm));
-        Times { published_at, activate_at, retire_at, remove_at: retire_at + self.retiring }
+        Times { published_at, activate_at, retire_at, remove_at: retire_at + seconds(self.retiring.of(algorithm)) }
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(next(&[active.clone(), key("b", KeyState::Published, hurried)]), Some((Step::Activate, known)));
         assert_eq!(next(&[key("b", KeyState::Published, late)]), Some((Step::Activate, known)));
         // What retires first is first; who has retired or was revoked is not looked at.
-        let old = schedule.retiring(now, first);
+        let old = schedule.retiring(ALG, now, first);
         assert_eq!(old.remove_at, now + 615 * SECOND);
         let mut three = pair.to_vec();
         three.extend([
@@ -199,5 +199,24 @@ mod tests {
             key("e", KeyState::Revoked, first),
         ]);
         assert_eq!(next(&three), Some((Step::Retire, old.remove_at)));
+    }
+
+    #[test]
+    fn each_algorithm_has_its_own_times() {
+        let settings =
+            [("PUBLISHED", "1000, RS256=2000"), ("ACTIVE", "3000, RS256=4000"), ("RETIRING", "5000, RS256=6000")];
+        let settings = settings.map(|(name, value)| (format!("SEALWRIGHT_KEYS__{name}_SECONDS"), value.to_owned()));
+        let schedule = Schedule::new(&Config::load(None, settings).unwrap());
+        for (algorithm, published, active, retiring) in
+            [(Algorithm::EdDsa, 1_000, 3_000, 5_000), (Algorithm::Rs256, 2_000, 4_000, 6_000)]
+        {
+            let [published, active, retiring] = [published, active, retiring].map(|time| time * SECOND);
+            let standby = schedule.standby(algorithm, 7, None);
+            let (activate_at, retire_at) = (7 + published, 7 + published + active);
+            let remove_at = retire_at + retiring;
+            assert_eq!(standby, Times { published_at: 7, activate_at, retire_at, remove_at }, "{algorithm}");
+            let ended = schedule.retiring(algorithm, 9, standby);
+            assert_eq!(ended, Times { retire_at: 9, remove_at: 9 + retiring, ..standby }, "{algorithm}");
+        }
     }
 }

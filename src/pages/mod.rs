@@ -180,6 +180,14 @@ pub fn problem(status: StatusCode, texts: &'static Texts, (title, text): (&str, 
     response
 }
 
+/// An error as a page in the language of `texts`, where the request says in which in a way that [`dress`] does not see.
+pub fn failed(error: Error, texts: &'static Texts, request_id: &str) -> Response {
+    let problem = in_words(&error, texts, request_id.to_owned());
+    let mut response = error.into_response();
+    response.extensions_mut().insert(problem);
+    response
+}
+
 /// Whether whoever asks would rather have a page than JSON (RFC 9110 §12.5.1): browsers name HTML, programs do not.
 pub fn prefers_html(headers: &HeaderMap) -> bool {
     let header = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -269,6 +277,23 @@ mod tests {
         let policy = Policy { form_action: Some(form_action("https://rp.test/cb")), script: Some("a()") };
         let text = header(&policy);
         assert!(text.contains("form-action 'self' https://rp.test; script-src 'sha256-"), "{text}");
+    }
+
+    /// OpenID Connect Core §3.1.2.1: `ui_locales` come before what the browser accepts, also for what is not answered.
+    #[test]
+    fn oidc_core_3_1_2_1_an_error_is_told_in_the_language_that_was_asked_for() {
+        let look = Look::new(&crate::config::Config::default()).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("en"));
+        for (locales, language) in [(&["tlh", "de-AT"][..], "de"), (&[], "en")] {
+            let locales: Vec<String> = locales.iter().map(|tag| (*tag).to_owned()).collect();
+            let frame = Frame::new(&look, &headers, &locales);
+            let mut response = failed(Error::invalid_request("No."), frame.texts, "the-id");
+            let problem = response.extensions_mut().remove::<Problem>().unwrap();
+            assert_eq!((problem.texts.language, problem.request_id.as_str()), (language, "the-id"));
+            assert_eq!(problem.title, frame.texts.bad_request);
+            assert!(response.extensions().get::<Failure>().is_some(), "it is logged, too");
+        }
     }
 
     #[test]

@@ -64,7 +64,9 @@ pub struct Texts {
     pub last_used: &'static str,
     pub sign_out_there: &'static str,
     pub sign_out_there_of: &'static str,
+    pub sign_out_at: &'static str,
     pub signed_out_there: &'static str,
+    pub signed_out_at: &'static str,
     pub change_password_of: &'static str,
     pub change_password_effect: &'static str,
     pub present_password: &'static str,
@@ -195,14 +197,16 @@ static ENGLISH: Texts = Texts {
                      keep.",
     withdraw: "Take back",
     withdraw_of: "Take back the access of {client}",
-    withdrawn: "The access is taken back.",
+    withdrawn: "The access of {client} is taken back.",
     elsewhere: "Other browsers where {username} is signed in",
     elsewhere_nowhere: "There is no other.",
     elsewhere_since: "Signed in {time} UTC",
     last_used: "last used {time} UTC",
     sign_out_there: "Sign out there",
     sign_out_there_of: "Sign out there, where you signed in {time}",
+    sign_out_at: "Sign out there, at {browser}, where you signed in {time}",
     signed_out_there: "You are signed out there.",
+    signed_out_at: "You are signed out at {browser}.",
     change_password_of: "Change the password of {username}",
     change_password_effect: "You stay signed in here. Everywhere else you are signed out, and applications lose their \
                              access.",
@@ -245,7 +249,11 @@ static ENGLISH: Texts = Texts {
 };
 
 /// Every language there is.
+#[cfg(not(test))]
 const ALL: &[&Texts] = &[&ENGLISH];
+/// Tests have a second one to choose.
+#[cfg(test)]
+const ALL: &[&Texts] = &[&ENGLISH, &tests::GERMAN];
 
 /// The languages that there are (OpenID Connect Discovery §3, `ui_locales_supported`).
 pub fn languages() -> impl Iterator<Item = &'static str> {
@@ -271,12 +279,8 @@ pub fn tags(text: &str) -> Vec<String> {
 /// The texts for somebody who prefers `languages`, the first the most: those of `ui_locales`, then of
 /// `Accept-Language`. `de-AT` is content with `de`.
 pub fn choose<'l>(languages: impl IntoIterator<Item = &'l str>) -> &'static Texts {
-    among(ALL, languages)
-}
-
-fn among<'l>(all: &[&'static Texts], languages: impl IntoIterator<Item = &'l str>) -> &'static Texts {
     let primary = |tag: &str| tag.split('-').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let known = |tag: &str| all.iter().find(|texts| texts.language == primary(tag)).copied();
+    let known = |tag: &str| ALL.iter().find(|texts| texts.language == primary(tag)).copied();
     languages.into_iter().find_map(known).unwrap_or(&ENGLISH)
 }
 
@@ -316,15 +320,14 @@ pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
 mod tests {
     use super::*;
 
-    static GERMAN: Texts = Texts { language: "de", ..ENGLISH };
+    pub(super) static GERMAN: Texts = Texts { language: "de", ..ENGLISH };
 
     #[test]
     fn rfc9110_12_5_4_the_preferred_language_comes_first() {
         assert_eq!(accepted("de-AT, en;q=0.5, fr;q=0.8, xx;q=0"), ["de-AT", "fr", "en"]);
         assert_eq!(choose(accepted("tlh, en-GB;q=0.1")).language, "en");
         assert_eq!(choose([]).language, "en");
-        let all: &[&'static Texts] = &[&ENGLISH, &GERMAN];
-        let chosen = |languages: &[&str]| among(all, languages.iter().copied()).language;
+        let chosen = |languages: &[&str]| choose(languages.iter().copied()).language;
         assert_eq!(chosen(&["fr", "DE-at", "en"]), "de");
         assert_eq!(chosen(&["en-GB", "de"]), "en");
         assert_eq!(chosen(&["fr", "tlh"]), "en");

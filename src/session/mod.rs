@@ -4,6 +4,7 @@
 //! at the browser, each by a row of their own. A session of nobody lasts half an hour, and each network may have so many
 //! (visitors.rs), so that visitors cost little.
 
+mod agent;
 mod store;
 
 use base64::Engine;
@@ -28,6 +29,7 @@ use crate::users::{known, throttle};
 use crate::visitors;
 use crate::wire::EndGrants;
 
+pub use agent::agent;
 pub use store::Store;
 use store::key;
 
@@ -99,7 +101,8 @@ pub fn cookie_prefix(services: &Services) -> &'static str {
 pub fn layer(services: &Services) -> SessionManagerLayer<Store> {
     let absolute = services.sessions.absolute;
     let most = services.sessions.visitors.of_network;
-    SessionManagerLayer::new(Store { db: services.db.clone(), clock: services.clock.clone(), absolute, most })
+    let (db, clock, visitors) = (services.db.clone(), services.clock.clone(), services.visitors.clone());
+    SessionManagerLayer::new(Store { db, clock, absolute, most, visitors })
         .with_name(cookie_prefix(services))
         .with_secure(services.issuer.is_https())
         .with_http_only(true)
@@ -176,11 +179,12 @@ fn bound(cx: &Cx<'_>, key: &str, form: &str, about: &str) -> String {
 
 /// Signs in who has just proved who they are: a new id for the session (T-101), and forms that begin anew. Who is signed
 /// in at this browser already keeps their `sid`, and what came of it: proving it again is no new session. `None`: their
-/// password was changed meanwhile, they were switched off, or this session has become another one.
+/// password was changed meanwhile, they were switched off, or this session has become another one. `agent` is what the
+/// browser is called ([`agent()`]).
 ///
 /// # Errors
 /// 503 when the database does not take it.
-pub async fn begin(cx: &Cx<'_>, session: &Session, proven: Proven) -> Result<Option<Begun>> {
+pub async fn begin(cx: &Cx<'_>, session: &Session, agent: Option<String>, proven: Proven) -> Result<Option<Begun>> {
     let Browser(browser) = browser(cx, session).await?;
     let Some(id) = session.id().map(key) else { return Ok(None) };
     let Proven { user, acr, charge, hash, rehash } = proven;
@@ -205,7 +209,7 @@ pub async fn begin(cx: &Cx<'_>, session: &Session, proven: Proven) -> Result<Opt
             if let Some(Rehash { old, new: rehash }) = rehash {
                 users::rehash(tx, &new.sub, &old, &rehash).await?;
             }
-            let sid = sessions::sign_in(tx, &browser, &new).await?;
+            let sid = sessions::sign_in(tx, (&browser, agent.as_deref()), &new).await?;
             throttle::succeeded(tx, &charge).await?;
             let event = Event::SignedIn { sid: sid.clone(), amr: new.amr };
             audit::record(tx, &actor, &new.sub, &event).await?;

@@ -14,7 +14,7 @@ use super::{ANONYMOUS, NOBODY, Nobody, SIGNED_IN};
 use crate::clock::{Clock, Micros, SECOND};
 use crate::secret::{random, sha256};
 use crate::store::{Db, StoreError, sessions};
-use crate::visitors;
+use crate::visitors::{self, Visitors};
 
 /// The rows.
 #[derive(Clone)]
@@ -25,6 +25,7 @@ pub struct Store {
     pub(super) absolute: Micros,
     /// What one network may have waiting.
     pub(super) most: i64,
+    pub(super) visitors: Visitors,
 }
 
 impl fmt::Debug for Store {
@@ -52,6 +53,10 @@ impl Store {
         let (now, most) = (self.clock.now(), self.most);
         let nobody: Option<Nobody> =
             record.data.get(NOBODY).and_then(|nobody| serde_json::from_value(nobody.clone()).ok());
+        let _lane = match nobody.as_ref().filter(|_| is_new) {
+            Some(nobody) => self.visitors.lane(&self.db, &nobody.source).await,
+            None => None,
+        };
         let put = self.db.write(move |tx| {
             Box::pin(async move {
                 if !is_new {
@@ -60,7 +65,7 @@ impl Store {
                 let source = nobody.as_ref().map(|nobody| nobody.source.as_str());
                 // Many at once were all admitted.
                 if let Some(source) = source
-                    && visitors::of_network(tx, source, now, most).await? >= most
+                    && !visitors::has_room(tx, source, now, most).await?
                 {
                     return Ok(false);
                 }

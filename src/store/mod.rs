@@ -103,6 +103,12 @@ impl StoreError {
 impl From<sqlx::Error> for StoreError {
     /// What another try could mend is [`StoreError::Unavailable`]; what is wrong with the statement or its rows is not.
     fn from(cause: sqlx::Error) -> Self {
+        // PostgreSQL undid one of several transactions that waited for each other.
+        if cause.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "40P01") {
+            return Self::Unavailable(
+                "it was changing the same rows for somebody else; nothing was done, try again".into(),
+            );
+        }
         let ours = match &cause {
             sqlx::Error::Database(database) => {
                 let code = database.code().unwrap_or_default();
@@ -409,6 +415,53 @@ mod tests {
         }
         let changes = feed::since(&mut conn, 1).await.unwrap();
         assert_eq!(changes.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["c2", "c3"]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// The time of a transaction is that of its batch: changes of one commit have it in common.
+    #[tokio::test]
+    async fn changes_that_wait_are_one_commit() {
+        let (db, folder) = fresh().await;
+        let waiting = (0..100).map(|n| {
+            db.write(move |tx| {
+                Box::pin(async move {
+                    tx.announce(feed::Kind::Client, format!("c{n}"));
+                    Ok(())
+                })
+            })
+        });
+        // On one thread: the writer runs when all of them wait.
+        let committed = futures_util::future::join_all(waiting).await;
+        let numbers: Vec<_> = committed.into_iter().map(|change| change.unwrap().seq.unwrap()).collect();
+        assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
+        let changes = feed::since(&mut db.reader().await.unwrap(), 0).await.unwrap();
+        assert_eq!(changes.len(), 100);
+        assert!(changes.iter().all(|change| change.at == changes[0].at), "several commits");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_deadline_has_passed_is_not_begun() {
+        let (_, folder) = fresh().await;
+        let options = Options {
+            location: Location::Sqlite(folder.join("test.db")),
+            max_connections: 1,
+            deadline: Duration::from_millis(500),
+        };
+        let db = Db::open(options, Clock::system()).await.unwrap();
+        let long = db.write(|tx| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                meta::decide(tx, "a", "1").await
+            })
+        });
+        let late = db.write(|tx| Box::pin(meta::decide(tx, "b", "1")));
+        let (long, late) = tokio::join!(long, late);
+        assert_eq!(long.unwrap().value, "1", "what has begun is let finish");
+        assert!(matches!(late, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))));
+        let next = db.write(|tx| Box::pin(meta::decide(tx, "c", "1")));
+        assert_eq!(next.await.unwrap().value, "1");
+        assert_eq!(meta::get(&mut db.reader().await.unwrap(), "b").await.unwrap(), None);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

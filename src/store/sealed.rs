@@ -19,20 +19,18 @@ pub struct Count {
     pub sealed_by: Vec<u8>,
     /// How many rows.
     pub rows: i64,
-    /// How many of them are still opened; the others are history.
-    pub used: i64,
 }
 
-/// Declares the tables: each one's name, the column that names a row and its type, and which rows are still opened.
-/// A sealed value is its version (1 byte), the id of its master key (8), and what is sealed.
+/// Declares the tables: each one's name, and the column that names a row, with its type.
+/// A sealed value is its version (1 byte), the id of its master key (8), and what is sealed; NULL is one that was dropped.
 macro_rules! tables {
-    ($($(#[doc = $doc:literal])+ $name:ident = $table:literal, $id:literal $kind:ident, $used:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $table:literal, $id:literal $kind:ident;)+) => {
         $(
             $(#[doc = $doc])+
             pub const $name: Table = Table {
                 count: concat!(
-                    "SELECT substr(sealed, 2, 8), COUNT(*), CAST(SUM(CASE WHEN ", $used, " THEN 1 ELSE 0 END) AS BIGINT) ",
-                    "FROM ", $table, " GROUP BY substr(sealed, 2, 8)"
+                    "SELECT substr(sealed, 2, 8), COUNT(*) FROM ", $table, " WHERE sealed IS NOT NULL ",
+                    "GROUP BY substr(sealed, 2, 8)"
                 ),
                 page: concat!(
                     "SELECT ", $id, ", sealed FROM ", $table, " WHERE substr(sealed, 2, 8) <> $1 AND ", $id, " > $2 ",
@@ -53,16 +51,16 @@ macro_rules! tables {
 }
 
 tables! {
-    /// Signing keys; nobody signs again with one whose time is over.
-    SIGNING_KEYS = "signing_keys", "kid" text, "state IN ('published', 'active')";
+    /// Signing keys that sign, or will.
+    SIGNING_KEYS = "signing_keys", "kid" text;
     /// Keys of message authentication codes.
-    MAC_KEYS = "mac_keys", "id" bytes, "1 = 1";
+    MAC_KEYS = "mac_keys", "id" bytes;
 }
 
 /// How many rows each master key seals.
 pub async fn count(conn: &mut Conn, table: &Table) -> Result<Vec<Count>, StoreError> {
-    let rows: Vec<(Vec<u8>, i64, i64)> = fetch!(all, conn, table.count)?;
-    Ok(rows.into_iter().map(|(sealed_by, rows, used)| Count { sealed_by, rows, used }).collect())
+    let rows: Vec<(Vec<u8>, i64)> = fetch!(all, conn, table.count)?;
+    Ok(rows.into_iter().map(|(sealed_by, rows)| Count { sealed_by, rows }).collect())
 }
 
 /// Up to 50 rows that another master key than `key` seals, from the one after `last` on: what names the row, and the

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::conn::{execute, fetch, queries};
+use super::conn::{On, execute, fetch, queries};
 use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 
@@ -21,12 +21,12 @@ queries! {
                   FROM sign_ins s JOIN users u ON u.sub = s.sub \
                   WHERE s.browser = $1 AND s.expires_at > $2 AND s.last_used_at > $3 AND NOT u.disabled \
                   ORDER BY s.last_used_at DESC, s.sid";
-    OF_USER = "SELECT sid, auth_time, last_used_at FROM sign_ins \
+    OF_USER = "SELECT sid, agent, auth_time, last_used_at FROM sign_ins \
                WHERE sub = $1 AND browser <> $2 AND expires_at > $3 AND last_used_at > $4 \
                ORDER BY last_used_at DESC, sid LIMIT 100";
-    SIGN_IN = "INSERT INTO sign_ins (sid, browser, sub, auth_time, acr, amr, last_used_at, expires_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $4, $7) ON CONFLICT (browser, sub) DO UPDATE SET \
-               auth_time = excluded.auth_time, acr = excluded.acr, amr = excluded.amr, \
+    SIGN_IN = "INSERT INTO sign_ins (sid, browser, sub, auth_time, acr, amr, agent, last_used_at, expires_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $8, $4, $7) ON CONFLICT (browser, sub) DO UPDATE SET \
+               auth_time = excluded.auth_time, acr = excluded.acr, amr = excluded.amr, agent = excluded.agent, \
                last_used_at = excluded.last_used_at, expires_at = excluded.expires_at RETURNING sid";
     TOUCH = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND last_used_at < $2";
     END = "DELETE FROM sign_ins WHERE sid = $1 RETURNING sub";
@@ -34,6 +34,9 @@ queries! {
     SWEEP_SIGN_INS = "DELETE FROM sign_ins WHERE sid IN (SELECT sid FROM sign_ins \
                       WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING sid";
 }
+
+/// Until the commit nobody else has the lock of this name. PostgreSQL only: SQLite's transactions come one by one.
+const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
 
 /// SHA-256 of the cookie's id: who reads the table signs in nowhere.
 pub type Key = [u8; 32];
@@ -64,6 +67,8 @@ pub struct SignInRow {
 pub struct Elsewhere {
     /// Which one.
     pub sid: String,
+    /// What the browser is called, if it said so.
+    pub agent: Option<String>,
     /// When they proved who they are.
     pub auth_time: Micros,
     /// When it was last used, to the minute.
@@ -88,6 +93,14 @@ pub async fn waiting(conn: &mut Conn, source: Option<&str>, now: Micros, most: i
         None => fetch!(one, conn, WAITING, now, most)?,
     };
     Ok(count)
+}
+
+/// Of several transactions that ask for it with the same `source`, the next goes on when the one before it is committed.
+pub async fn one_at_a_time(tx: &mut Tx, source: &str) -> Result<(), StoreError> {
+    if let On::Postgres(conn) = tx.on() {
+        sqlx::query(ONE_AT_A_TIME).bind(source).execute(conn).await?;
+    }
+    Ok(())
 }
 
 /// Keeps what a session has become. One that has ended stays so.
@@ -130,10 +143,15 @@ pub async fn of_user(
     fetch!(all, conn, OF_USER, sub, browser, now, idle_since)
 }
 
-/// Signs a person in at `browser`, and gives the `sid`: that of `row`, or the one they have there since before.
-pub async fn sign_in(tx: &mut Tx, browser: &str, row: &SignInRow) -> Result<String, StoreError> {
+/// Signs a person in at `browser`, which is called `agent`, and gives the `sid`: that of `row`, or the one they have
+/// there since before.
+pub async fn sign_in(
+    tx: &mut Tx,
+    (browser, agent): (&str, Option<&str>),
+    row: &SignInRow,
+) -> Result<String, StoreError> {
     let SignInRow { sid, sub, auth_time, acr, amr, expires_at, .. } = row;
-    let (sid,): (String,) = fetch!(one, tx, SIGN_IN, sid, browser, sub, *auth_time, acr, amr, *expires_at)?;
+    let (sid,): (String,) = fetch!(one, tx, SIGN_IN, sid, browser, sub, *auth_time, acr, amr, *expires_at, agent)?;
     Ok(sid)
 }
 

@@ -14,8 +14,12 @@ queries! {
     ADD = "INSERT INTO signing_keys (kid, alg, alg_name, state, public_jwk, sealed, created_at, \
                                      published_at, activate_at, retire_at, remove_at) \
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
-    MOVE = "UPDATE signing_keys SET state = $3, published_at = $4, activate_at = $5, retire_at = $6, remove_at = $7 \
+    // Nobody signs again with a key that has begun to retire, so its private half is nowhere from then on.
+    MOVE = "UPDATE signing_keys SET state = $3, published_at = $4, activate_at = $5, retire_at = $6, remove_at = $7, \
+                                    sealed = CASE WHEN $3 IN ('published', 'active') THEN sealed END \
             WHERE kid = $1 AND state = $2";
+    SWEEP = "DELETE FROM signing_keys WHERE kid IN (SELECT kid FROM signing_keys \
+             WHERE state = 'retired' AND remove_at <= $1 ORDER BY remove_at LIMIT $2)";
 }
 
 /// When a key begins and ends what: planned, and then as it was.
@@ -44,8 +48,8 @@ pub struct SigningKeyRow {
     pub state: String,
     /// The public key as a JWK.
     pub public_jwk: String,
-    /// The PKCS#8 document, sealed.
-    pub sealed: Vec<u8>,
+    /// The PKCS#8 document, sealed; none once the key signs no more.
+    pub sealed: Option<Vec<u8>>,
     /// When it was made.
     pub created_at: Micros,
     /// When it begins and ends what.
@@ -53,7 +57,7 @@ pub struct SigningKeyRow {
     pub times: Times,
 }
 
-/// All signing keys there ever were, oldest first.
+/// All signing keys, oldest first; retired ones for some time after their end.
 pub async fn list(conn: &mut Conn) -> Result<Vec<SigningKeyRow>, StoreError> {
     fetch!(all, conn, LIST)
 }
@@ -90,8 +94,8 @@ pub async fn add(tx: &mut Tx, key: &SigningKeyRow) -> Result<bool, StoreError> {
     Ok(added)
 }
 
-/// Brings key `kid` from one state to the next, with its times. Whether it was in the first: of several that try at
-/// once, one does it.
+/// Brings key `kid` from one state to the next, with its times, and drops its private half where it signs no more.
+/// Whether it was in the first: of several that try at once, one does it.
 pub async fn pass(tx: &mut Tx, kid: &str, (from, to): (&str, &str), times: Times) -> Result<bool, StoreError> {
     let Times { published_at, activate_at, retire_at, remove_at } = times;
     let passed = execute!(tx, MOVE, kid, from, to, published_at, activate_at, retire_at, remove_at)? > 0;
@@ -99,4 +103,10 @@ pub async fn pass(tx: &mut Tx, kid: &str, (from, to): (&str, &str), times: Times
         tx.announce(feed::Kind::SigningKey, kid);
     }
     Ok(passed)
+}
+
+/// Forgets up to `limit` keys that retired before `then`. Those that were revoked are kept, so that no leaked key can
+/// come back by an import: there are as many as there were leaks.
+pub async fn sweep(tx: &mut Tx, then: Micros, limit: i64) -> Result<u64, StoreError> {
+    execute!(tx, SWEEP, then, limit)
 }

@@ -27,7 +27,7 @@ queries! {
         "WHERE username_key IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
          $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)"
     );
-    LIST = select!("ORDER BY username_key, sub");
+    PAGE = select!("WHERE username_key > $1 ORDER BY username_key LIMIT $2");
     OF_MAKER = select!("WHERE managed_by = $1 AND sub > $2 ORDER BY sub LIMIT $3");
     ADD = "INSERT INTO users (sub, username, username_key, profile, password, password_changed_at, password_import, \
            disabled, managed_by, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $9, $6, $7, $8, $9, $9)";
@@ -41,7 +41,8 @@ queries! {
     STANDS = "UPDATE users SET updated_at = updated_at WHERE sub = $1 AND password = $2 AND NOT disabled \
               RETURNING COALESCE(password_changed_at, 0)";
     SET_DISABLED = "UPDATE users SET disabled = $2, updated_at = $3 WHERE sub = $1 AND disabled <> $2";
-    DELETE = "DELETE FROM users WHERE sub = $1 AND updated_at = $2";
+    LOCK = "UPDATE users SET updated_at = updated_at WHERE sub = $1 AND updated_at = $2";
+    DELETE = "DELETE FROM users WHERE sub = $1";
 }
 
 /// A person as they are kept. It has no `Debug`: it holds the hash of a password.
@@ -101,9 +102,9 @@ pub async fn by_usernames(conn: &mut Conn, keys: &[String]) -> Result<Vec<UserRo
     Ok(found)
 }
 
-/// All people, by username.
-pub async fn list(conn: &mut Conn) -> Result<Vec<UserRow>, StoreError> {
-    fetch!(all, conn, LIST)
+/// The next `limit` people behind the username `after`, as it is compared (at first: empty), by username.
+pub async fn page(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<UserRow>, StoreError> {
+    fetch!(all, conn, PAGE, after, limit)
 }
 
 /// The next `limit` people behind the subject `after` (at first: empty) whom `managed_by` made.
@@ -144,9 +145,14 @@ pub async fn set_disabled(tx: &mut Tx, sub: &str, disabled: bool) -> Result<bool
     execute!(tx, SET_DISABLED, sub, disabled, now).map(|rows| rows > 0)
 }
 
-/// Removes a person with all they have, if they have not been changed since `updated_at`: false when they have.
-pub async fn delete(tx: &mut Tx, sub: &str, updated_at: Micros) -> Result<bool, StoreError> {
-    Ok(execute!(tx, DELETE, sub, updated_at)? == 1)
+/// Whether a person has not been changed since `updated_at`; until the transaction ends nobody else changes them.
+pub async fn lock(tx: &mut Tx, sub: &str, updated_at: Micros) -> Result<bool, StoreError> {
+    Ok(execute!(tx, LOCK, sub, updated_at)? == 1)
+}
+
+/// Removes a person with all they have.
+pub async fn delete(tx: &mut Tx, sub: &str) -> Result<(), StoreError> {
+    execute!(tx, DELETE, sub).map(drop)
 }
 
 /// If the person is on and has this password (its hash) still, since when they have it; until the transaction ends it

@@ -17,8 +17,10 @@ import urllib.parse
 from pathlib import Path
 
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "interop"))
@@ -159,6 +161,27 @@ class Visit:
         button = self.find(name)
         button.click()
 
+    def comes(self, username, decision="approve", **more):
+        """Is sent here by the client, signs in, and decides."""
+        self.driver.get(self.url(prompt="consent", **more))
+        self.sign_in(username)
+        self.press(decision)
+
+    def keys(self, *keys):
+        """Types, wherever the keyboard is."""
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def tab_to(self, name):
+        """Goes to the element with this id by the tabulator; it shows that the keyboard is there."""
+        self.find(name)
+        for _ in range(12):
+            here = self.driver.switch_to.active_element
+            if here.get_attribute("id") == name:
+                equal(here.value_of_css_property("outline-style") == "none", False, f"#{name} shows no focus")
+                return
+            self.keys(Keys.TAB)
+        raise AssertionError(f"the tabulator does not lead to #{name} at {self.driver.current_url}")
+
     def answer(self, page="/cb"):
         """What the client was told, once the browser is there."""
         self.wait("not back at the client", lambda: self.driver.current_url.startswith(self.origin + page))
@@ -181,8 +204,8 @@ class Visit:
                 else:
                     account = f"//button[@name='account'][normalize-space()='{username}']"
                     self.driver.find_element(By.XPATH, account).click()
-            except (NoSuchElementException, StaleElementReferenceException, TimeoutException):
-                # The browser went on between the look and the press.
+            except WebDriverException:
+                # The browser went on between the look and the press, which its driver says in several ways.
                 time.sleep(0.05)
         return self.answer()
 
@@ -250,10 +273,18 @@ def flows(checks, server, port, scripts):
         equal((bool(answer.get("code")), answer.get("iss")), (True, server.issuer))
         equal(visit.blocked(), [])
 
-    with flow("refuses") as visit:
+    with flow("signs_in_and_agrees_with_the_keyboard_alone") as visit:
         visit.driver.get(visit.url(prompt="consent"))
-        visit.sign_in("ada")
-        visit.press("deny")
+        visit.tab_to("username")
+        visit.keys("ada")
+        visit.tab_to("password")
+        visit.keys(PEOPLE["ada"], Keys.ENTER)
+        visit.tab_to("approve")
+        visit.keys(Keys.ENTER)
+        equal(bool(visit.answer().get("code")), True)
+
+    with flow("refuses") as visit:
+        visit.comes("ada", "deny")
         equal(visit.answer().get("error"), "access_denied")
 
     with flow("a_client_that_asks_for_nonsense_is_told_on_a_page") as visit:
@@ -262,9 +293,7 @@ def flows(checks, server, port, scripts):
         visit.look(f"problem{kind}")
 
     with flow("switches_accounts") as visit:
-        visit.driver.get(visit.url(prompt="consent"))
-        visit.sign_in("ada")
-        visit.press("approve")
+        visit.comes("ada")
         visit.answer()
         visit.driver.get(visit.url(prompt="select_account"))
         visit.find("another")
@@ -282,9 +311,7 @@ def flows(checks, server, port, scripts):
         visit.look(f"signed-out-one{kind}")
 
     with flow("signs_out") as visit:
-        visit.driver.get(visit.url(prompt="consent"))
-        visit.sign_in("ada")
-        visit.press("approve")
+        visit.comes("ada")
         visit.answer()
         query = {"client_id": "web", "post_logout_redirect_uri": f"{visit.origin}/bye", "state": "s"}
         visit.driver.get(server.url("/logout?" + urllib.parse.urlencode(query)))
@@ -299,9 +326,7 @@ def flows(checks, server, port, scripts):
 
     with flow("an_answer_by_form_to_another_origin") as visit:
         state = secrets.token_hex(8)
-        visit.driver.get(visit.url(response_mode="form_post", prompt="consent", state=state))
-        visit.sign_in("ada")
-        visit.press("approve")
+        visit.comes("ada", response_mode="form_post", state=state)
         if not scripts:
             visit.wait("no button to go on with", lambda: "Back to the application" in visit.driver.title)
             visit.look(f"form-post{kind}")
@@ -318,9 +343,7 @@ def flows(checks, server, port, scripts):
         there.driver.get(server.url("/login"))
         there.sign_in("eve")
         there.wait("not signed in", lambda: there.has("change-password"))
-        visit.driver.get(visit.url(prompt="consent", scope="openid profile email offline_access"))
-        visit.sign_in("eve")
-        visit.press("approve")
+        visit.comes("eve", scope="openid profile email offline_access")
         visit.answer()
         visit.driver.get(server.url("/account"))
         visit.wait("what was granted is not there", lambda: visit.driver.find_elements(By.NAME, "client"))
@@ -383,9 +406,7 @@ def flows(checks, server, port, scripts):
         equal(visit.through("ada").get("state"), "tab2")
 
     with flow("an_application_with_its_own_scheme") as visit:
-        visit.driver.get(visit.url("app", prompt="consent"))
-        visit.sign_in("ada")
-        visit.press("approve")
+        visit.comes("ada", client="app")
         # No program here takes the scheme; that the browser tried, and that the policy let it, is in its logs.
         visit.wait("never sent to the scheme", lambda: any(
             CUSTOM in entry["message"] for entry in visit.driver.get_log("performance")

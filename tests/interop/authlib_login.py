@@ -11,7 +11,7 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import KeySet
 
 import person
-from sealwright import Checks, Sealwright, equal, http
+from sealwright import Checks, equal, http
 
 
 def session(server):
@@ -27,8 +27,8 @@ def session(server):
 def main():
     warnings.simplefilter("ignore", SecurityWarning)
     checks = Checks("authliblogin")
-    with checks("server_starts_and_stops"), Sealwright("authlib-login", person.APPLY) as server:
-        browser, oauth = person.Browser(server.issuer), session(server)
+    with person.served(checks, "authlib-login") as (server, browser):
+        oauth = session(server)
         nonce, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
         tokens = {}
 

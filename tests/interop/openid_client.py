@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import person
-from sealwright import Checks, Sealwright
+from sealwright import Checks
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
 EXPECTED = ["discovery", "login", "id_token", "userinfo", "refresh", "logout"]
@@ -18,8 +18,7 @@ EXPECTED = ["discovery", "login", "id_token", "userinfo", "refresh", "logout"]
 
 def main():
     checks = Checks("openidclient")
-    with checks("server_starts_and_stops"), Sealwright("openid-client", person.APPLY) as server:
-        browser = person.Browser(server.issuer)
+    with person.served(checks, "openid-client") as (server, browser):
         # Modules are looked for beside the script: it is run from where npm has installed them.
         modules = Path(os.environ["SEALWRIGHT_TEST_NODE"])
         script = modules / SCRIPT.name

@@ -3,10 +3,13 @@
 Standard library only.
 """
 
+import contextlib
 import http.client
 import http.cookies
 import urllib.parse
 from html.parser import HTMLParser
+
+from sealwright import Sealwright
 
 USERNAME, PASSWORD = "ada", "ada rows 9 gulls home"
 CLIENT, SECRET = "web", "imported-secret-of-at-least-32-characters"
@@ -138,3 +141,10 @@ class Browser:
         if page.away is None:
             raise RuntimeError(f"the login ends at {page.url}: HTTP {page.status}: {page.text[:2000]}")
         return page.away
+
+
+@contextlib.contextmanager
+def served(checks, name):
+    """A server with the person and the client above, and a browser at it; its start and its end are one check."""
+    with checks("server_starts_and_stops"), Sealwright(name, APPLY) as server:
+        yield server, Browser(server.issuer)

@@ -76,7 +76,7 @@ both! {
         assert_eq!(userinfo(&server, &hers).await, 200, "nothing has happened");
         let node = if engine == Engine::Postgres { Some(server.another().await) } else { None };
         let page = ada.press(&page, "client", &[]).await;
-        assert!(page.is_at("/account") && page.text.contains("The access is taken back."), "{}", page.text);
+        assert!(page.is_at("/account") && page.text.contains("The access of Web shop is taken back."), "{}", page.text);
         assert!(page.text.contains("No application has access."), "{}", page.text);
         // Said once.
         assert!(!ada.get("/account").await.text.contains("is taken back."));
@@ -111,20 +111,35 @@ both! {
         let server = people(engine).await;
         let (mut here, mut there, mut bob) = (Browser::new(&server), Browser::new(&server), Browser::new(&server));
         here.sign_in(ADA.0, ADA.1).await;
+        there.agent = Some("Mozilla/5.0 (Windows NT 10.0; rv:128.0) Gecko/20100101 Firefox/128.0 <b>evil</b>");
         let got = tokens(&server, &mut there, ADA, "openid").await;
+        let mut unnamed = Browser::new(&server);
+        unnamed.sign_in(ADA.0, ADA.1).await;
         bob.sign_in(BOB.0, BOB.1).await;
         let his = bob.get("/account").await;
         assert!(his.text.contains("There is no other."));
         let page = here.get("/account").await;
         assert!(page.has("session") && page.text.contains("Sign out there"), "{}", page.text);
+        // In words of ours, where the browser said what it is.
+        assert!(page.text.contains("<strong>Firefox, Windows</strong> <small>Signed in 20"), "{}", page.text);
+        assert!(page.text.contains("aria-label=\"Sign out there, at Firefox, Windows, where you signed in 20"), "{}", page.text);
+        assert!(page.text.contains("aria-label=\"Sign out there, where you signed in 20") && !page.text.contains("evil"));
+        let of = async |agent: &str| {
+            let sql = format!("SELECT sid FROM sign_ins s JOIN users u ON u.sub = s.sub WHERE username = 'ada' AND agent {agent}");
+            server.place.texts(&sql).await.remove(0)
+        };
+        let (firefox, other) = (of("= 'Firefox, Windows'").await, of("IS NULL AND browser <> 'x' ORDER BY s.auth_time DESC").await);
         let out = here.press(&page, "session", &[("session", &his.input("account"))]).await;
         assert_eq!(out.status, 200);
         assert!(bob.get("/account").await.is_at("/account") && there.get("/account").await.is_at("/account"));
-        let out = here.press(&out, "session", &[]).await;
+        let out = here.press(&out, "session", &[("session", &firefox)]).await;
+        assert!(out.text.contains("You are signed out at Firefox, Windows."), "{}", out.text);
+        let out = here.press(&out, "session", &[("session", &other)]).await;
         assert!(out.text.contains("You are signed out there.") && !out.has("session"), "{}", out.text);
+        assert!(unnamed.get("/account").await.is_at("/login"));
         assert!(there.get("/account").await.is_at("/login") && here.get("/account").await.is_at("/account"));
         assert_eq!(userinfo(&server, &got).await, 401, "what came of that sign-in ended with it");
-        assert_eq!(server.place.number(&events("sign_out")).await, 1);
+        assert_eq!(server.place.number(&events("sign_out")).await, 2);
     }
 
     /// T-103: a page that was shown for one person does nothing for another.

@@ -145,41 +145,40 @@ fn files_stay_small_enough_to_read() {
     }
 }
 
+const LICENCES: [&str; 7] = ["Apache-2.0", "BSD-3-Clause", "CDLA-Permissive-2.0", "ISC", "MIT", "Unicode-3.0", "Zlib"];
+/// Of these there is one copy.
+const ONE_COPY: [&str; 12] = [
+    "aws-lc-rs",
+    "aws-lc-sys",
+    "axum",
+    "http",
+    "hyper",
+    "hyper-util",
+    "libsqlite3-sys",
+    "reqwest",
+    "rustls",
+    "sqlx",
+    "tokio",
+    "url",
+];
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The packages that are built for this platform, of tests as well.
+fn metadata() -> serde_json::Value {
+    let output = cargo(&["metadata", "--format-version", "1", "--filter-platform", TARGET]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn cargo(arguments: &[&str]) -> std::process::Output {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(arguments).args(["--locked", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
+}
+
 /// The licences that a user of the binary takes on, where the code comes from, and one copy of what matters.
 #[test]
 fn the_tree_is_made_of_what_we_allow() {
-    const LICENCES: [&str; 7] =
-        ["Apache-2.0", "BSD-3-Clause", "CDLA-Permissive-2.0", "ISC", "MIT", "Unicode-3.0", "Zlib"];
-    const ONE_COPY: [&str; 13] = [
-        "aws-lc-rs",
-        "aws-lc-sys",
-        "axum",
-        "http",
-        "hyper",
-        "hyper-util",
-        "libsqlite3-sys",
-        "openssl",
-        "reqwest",
-        "rustls",
-        "sqlx",
-        "tokio",
-        "url",
-    ];
-    let output = std::process::Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--locked",
-            "--offline",
-            "--filter-platform",
-            "x86_64-unknown-linux-gnu",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metadata = metadata();
     let used: BTreeSet<&str> =
         metadata["resolve"]["nodes"].as_array().unwrap().iter().map(|node| node["id"].as_str().unwrap()).collect();
     let packages: Vec<&serde_json::Value> = metadata["packages"]
@@ -259,10 +258,84 @@ fn the_fuzz_package_is_no_part_of_this_one() {
     }
 }
 
-/// josekit brings OpenSSL: it is for tests.
+/// josekit brings OpenSSL: it is for tests. SQLite is the one in its crate, and nothing that is built asks for more than a
+/// C compiler and make.
 #[test]
-fn the_binary_holds_no_openssl() {
-    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
-    let (run, test) = manifest.split_once("[dev-dependencies]").unwrap();
-    assert!(!run.contains("josekit") && test.contains("josekit"));
+fn the_binary_is_built_of_its_crates_alone() {
+    let metadata = metadata();
+    let shipped = shipped(&metadata);
+    for name in ["josekit", "openssl", "openssl-sys", "native-tls", "ring", "bindgen"] {
+        // Cargo tells of optional dependencies that nobody switched on, too.
+        assert!(!shipped.contains(name) || dependents(name, "normal,build").is_empty(), "{name} is in the binary");
+    }
+    assert!(shipped.contains("libsqlite3-sys") && shipped.contains("aws-lc-sys"));
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let sqlite = nodes.iter().find(|node| node["id"].as_str().unwrap().contains("libsqlite3-sys@")).unwrap();
+    assert!(sqlite["features"].as_array().unwrap().iter().any(|feature| feature == "bundled"), "{sqlite}");
+    // What the program asks of the machine that it runs on: the C library, and the unwinder of the compiler.
+    let output = std::process::Command::new("ldd").arg(crate::process::program()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("libc.so"), "{text}");
+    for line in text.lines() {
+        let name = line.trim().rsplit_once('/').map_or(line.trim(), |(_, name)| name);
+        let known = ["libc.so.", "libm.so.", "libgcc_s.so.", "ld-linux-", "linux-vdso.so.", "linux-gate.so."];
+        assert!(known.iter().any(|start| name.starts_with(start)), "{line}");
+    }
+}
+
+/// Who depends on a package by such edges; nobody when it is not built.
+fn dependents(name: &str, edges: &str) -> Vec<String> {
+    let arguments =
+        ["tree", "--target", TARGET, "--all-features", "--depth", "1", "--prefix", "none", "-e", edges, "-i", name];
+    let output = cargo(&arguments);
+    let (said, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    if said.is_empty() {
+        assert!(told.contains("nothing to print") || told.contains("did not match any packages"), "{told}");
+    }
+    said.lines().skip(1).filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// cargo-deny, in other people's pipelines, is told what this test holds, and would find nothing.
+#[test]
+fn deny_toml_says_the_same() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deny.toml")).unwrap();
+    let deny: toml::Table = text.parse().unwrap();
+    let allowed = deny["licenses"]["allow"].as_array().unwrap();
+    assert_eq!(allowed.iter().map(|name| name.as_str().unwrap()).collect::<Vec<_>>(), LICENCES);
+    for kind in ["unknown-registry", "unknown-git"] {
+        assert_eq!(deny["sources"][kind].as_str(), Some("deny"));
+    }
+    let (once, banned): (Vec<_>, Vec<_>) =
+        deny["bans"]["deny"].as_array().unwrap().iter().partition(|ban| ban.get("deny-multiple-versions").is_some());
+    assert_eq!(once.iter().map(|ban| ban["crate"].as_str().unwrap()).collect::<Vec<_>>(), ONE_COPY);
+    assert!(banned.len() >= 5);
+    for ban in banned {
+        let allowed = ban.get("wrappers").and_then(toml::Value::as_array).map_or(&[][..], Vec::as_slice);
+        let of = dependents(ban["crate"].as_str().unwrap(), "normal,build,dev");
+        let strangers: Vec<_> =
+            of.iter().filter(|name| !allowed.iter().any(|known| known.as_str() == Some(name))).collect();
+        assert!(strangers.is_empty(), "{ban} is wanted by {strangers:?}");
+    }
+}
+
+/// What the package says of itself, and how the tests of a change are begun.
+#[test]
+fn one_package_of_the_2024_edition_under_two_licences() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml")).unwrap().parse().unwrap();
+    let package = &manifest["package"];
+    assert_eq!((package["edition"].as_str(), package["license"].as_str()), (Some("2024"), Some("Apache-2.0 OR MIT")));
+    assert!(!manifest.contains_key("workspace"));
+    for file in ["LICENSE-APACHE", "LICENSE-MIT", "CHANGELOG.md", "README.md", "src/lib.rs", "src/main.rs"] {
+        assert!(root.join(file).exists(), "{file}");
+    }
+    let (rust, clippy) = (&manifest["lints"]["rust"], &manifest["lints"]["clippy"]);
+    assert_eq!(rust["unsafe_code"].as_str(), Some("forbid"));
+    assert_eq!(clippy["pedantic"]["level"].as_str(), Some("warn"));
+    for lint in ["unwrap_used", "expect_used", "panic"] {
+        assert_eq!(clippy[lint].as_str(), Some("warn"), "{lint}");
+    }
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    assert!(read(".ci/run").contains("tests/run.sh"));
+    assert!(read("tests/run.sh").contains("clippy --all-targets --locked -- -D warnings"));
 }

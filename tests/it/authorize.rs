@@ -202,7 +202,7 @@ const OTHERS: &[&str] = &[
 ];
 
 /// Every way that one change makes another URI of `good`; deterministic.
-fn mutants(good: &str) -> BTreeSet<String> {
+pub fn mutants(good: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let percent = |byte: u8, rounds: usize| {
         let mut text = format!("%{byte:02x}");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use reqwest::RequestBuilder;
-use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
+use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE, USER_AGENT};
 use url::Url;
 
 use crate::support::{FORM, Server, client, encode};
@@ -20,6 +20,8 @@ pub struct Browser {
     pub cookies: BTreeMap<String, String>,
     /// What a proxy says of its address.
     pub address: Option<String>,
+    /// What it calls itself.
+    pub agent: Option<&'static str>,
 }
 
 /// What it shows, or where it was sent.
@@ -62,7 +64,7 @@ impl Browser {
     pub fn at(url: &str) -> Self {
         let origin = Url::parse(url).unwrap().origin().ascii_serialization();
         let (url, http) = (url.to_owned(), client());
-        Self { http, url, origin, follows: true, cookies: BTreeMap::new(), address: None }
+        Self { http, url, origin, follows: true, cookies: BTreeMap::new(), address: None, agent: None }
     }
 
     /// The same, of a server whose pages are an issuer's.
@@ -193,6 +195,9 @@ impl Browser {
         }
         if let Some(address) = &self.address {
             request = request.header("x-forwarded-for", address);
+        }
+        if let Some(agent) = self.agent {
+            request = request.header(USER_AGENT, agent);
         }
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());

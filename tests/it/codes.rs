@@ -20,6 +20,7 @@ use sealwright::wire::{EndGrants, ResponseMode};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _};
 
+use crate::authorize::mutants;
 use crate::process::{Node, Process};
 use crate::support::{
     Answer, CHALLENGE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN, VERIFIER, both, decided, part, rounds,
@@ -265,6 +266,17 @@ pub fn with<'f>(form: &[(&'f str, &'f str)], name: &'f str, value: &'f str) -> V
     changed
 }
 
+/// Made again where a busy machine has lost its lease.
+async fn patiently(scene: &Scene, form: &[(&str, &str)]) -> Answer {
+    loop {
+        let answer = scene.redeem(WEB, form).await;
+        if answer.status != 503 {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A code as the authorization endpoint makes it.
 async fn issued(scene: &Scene, scope: &str, resources: Vec<String>) -> sealwright::error::Result<Secret> {
     let services = &scene.server.services;
@@ -462,6 +474,26 @@ both! {
             scene.redeem(WEB, &with(&redeeming(&code), "redirect_uri", bad)).await.assert_error(400, "invalid_grant");
             scene.redeem(WEB, &redeeming(&code)).await.assert_error(400, "invalid_grant");
         }
+    }
+
+    /// The redirect verdict table at the token endpoint: what is not byte for byte that of the request gets nothing, and
+    /// uses the code up.
+    async fn t01_t13_only_the_redirect_uri_itself_redeems_a_code(engine) {
+        let scene = Scene::new(engine).await;
+        let bad: Vec<String> = mutants(CALLBACK).into_iter().collect();
+        let mut refused = 0;
+        for uri in bad.iter().step_by(3) {
+            let code = scene.code(Granted::default()).await;
+            let answer = patiently(&scene, &with(&redeeming(&code), "redirect_uri", uri)).await;
+            assert_eq!(answer.status, 400, "{uri:?}: {}", answer.text);
+            assert!(answer.json.get("access_token").is_none() && !answer.text.contains("evil"), "{uri:?}");
+            // What no parameter can be uses nothing up.
+            let used = answer.json["error"] == "invalid_grant";
+            let then = patiently(&scene, &redeeming(&code)).await;
+            assert_eq!(then.status, if used { 400 } else { 200 }, "{uri:?}: {}", answer.text);
+            refused += usize::from(used);
+        }
+        assert!(refused >= 300, "{refused}");
     }
 
     async fn a_code_lives_60_seconds(engine) {
@@ -707,6 +739,28 @@ both! {
         let again = part(text(&scene.redeem(WEB, &refresh).await.json, "id_token"), 1);
         assert_eq!((&again["sub"], &again["auth_time"], &again["sid"]), (&claims["sub"], &claims["auth_time"], &claims["sid"]));
         assert!(again.get("nonce").is_none());
+    }
+}
+
+both! {
+    /// RS256 where a client says nothing (OpenID Connect Core §2), and what it has registered where it does; the hash of
+    /// the access token is by the same algorithm's.
+    async fn oidc_core_2_the_id_tokens_algorithm_is_the_clients(engine) {
+        let scene = Scene::new(engine).await;
+        for (algorithm, hash) in [("", 16), ("ES256", 16), ("PS256", 16), ("EdDSA", 32), ("RS256", 16)] {
+            let line = format!("client_id = \"web\"\nid_token_signed_response_alg = {algorithm:?}");
+            let line = if algorithm.is_empty() { "client_id = \"web\"" } else { &line };
+            scene.server.apply(&APPLIED.replacen("client_id = \"web\"", line, 1)).await;
+            let tokens = scene.tokens(Granted { scope: "openid orders:read", ..Granted::default() }).await;
+            let (token, access) = (text(&tokens, "id_token"), text(&tokens, "access_token"));
+            assert_eq!(part(token, 0)["alg"], if algorithm.is_empty() { "RS256" } else { algorithm });
+            let jws = sealwright::keys::Jws::parse(token, 16_384).unwrap();
+            assert!(scene.server.services.keys.ring().verify_own(&jws).is_ok(), "{algorithm}");
+            let hashed = if hash == 16 { sha256(access.as_bytes())[..16].to_vec() } else {
+                aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, access.as_bytes()).as_ref()[..32].to_vec()
+            };
+            assert_eq!(part(token, 1)["at_hash"], BASE64_URL_SAFE_NO_PAD.encode(hashed), "{algorithm}");
+        }
     }
 }
 

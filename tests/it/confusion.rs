@@ -220,6 +220,29 @@ async fn encrypted(scene: &Scene) -> Vec<String> {
     ]
 }
 
+/// `value` in many ways, and never itself.
+fn changed(value: &str) -> Vec<String> {
+    let mut all =
+        vec![value[..value.len() - 1].to_owned(), format!("{value}A"), value.to_uppercase(), value.to_lowercase()];
+    all.extend([value[1..].to_owned(), value[..value.len() / 2].to_owned(), format!("{value}{value}")]);
+    // Another letter of base64url here and there; in the last one only the bits that count are others.
+    let letters = value.len() - 1;
+    for at in (0..letters).step_by(letters.div_ceil(12)).chain([letters]) {
+        let other = match value.as_bytes()[at] {
+            b'A'..=b'P' => 'z',
+            _ => 'C',
+        };
+        all.push(format!("{}{other}{}", &value[..at], &value[at + 1..]));
+    }
+    if let [head, claims, signature] = value.split('.').collect::<Vec<_>>()[..] {
+        let none = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
+        all.extend([format!("{head}.{claims}."), format!("{head}.{claims}"), format!("{none}.{claims}.")]);
+        all.push(format!("{none}.{claims}.{signature}"));
+    }
+    all.retain(|changed| changed != value);
+    all
+}
+
 both! {
     async fn t22_t64_nothing_of_ours_is_good_in_anothers_place(engine) {
         let mut scene = Scene::new(engine).await;
@@ -231,6 +254,23 @@ both! {
             }
         }
         assert!(tried > 150, "{tried}");
+        scene.stands().await;
+    }
+
+    /// T-63: whatever we gave out, with one letter changed, cut off or added, without its signature, or in other letters,
+    /// is nothing where it belongs.
+    async fn t63_nothing_that_we_gave_out_is_good_when_it_is_changed(engine) {
+        let mut scene = Scene::new(engine).await;
+        let mut tried = 0;
+        for (artefact, value) in scene.artefacts.clone() {
+            for slot in SLOTS.iter().filter(|slot| fits(artefact, slot)) {
+                for changed in changed(&value) {
+                    scene.refused(slot, &changed, &format!("a changed {artefact}, {changed:?},")).await;
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 200, "{tried}");
         scene.stands().await;
     }
 

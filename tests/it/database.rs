@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sealwright::clock::Clock;
 use sealwright::keys::Purpose;
-use sealwright::secret::Secret;
+use sealwright::secret::{Prefix, Secret};
 use sealwright::store::{self, Db, Location, Lock, Options};
 use sqlx::{Connection, Executor, SqlSafeStr};
 
@@ -53,10 +56,37 @@ both! {
         assert_eq!(rows.len(), 8);
         for row in rows {
             // A PKCS#8 document is a DER sequence; sealed, it begins with our version byte and the key's id.
-            assert_eq!(row.sealed[0], 1);
+            let sealed = row.sealed.unwrap();
+            assert_eq!(sealed[0], 1);
             let pkcs8_of_rsa = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-            assert!(!row.sealed.windows(pkcs8_of_rsa.len()).any(|window| window == pkcs8_of_rsa));
+            assert!(!sealed.windows(pkcs8_of_rsa.len()).any(|window| window == pkcs8_of_rsa));
+            // AES-256-GCM under the master key, bound to its row: version, id of the key, nonce, ciphertext, tag.
+            let key: Vec<u8> = (0..32).collect();
+            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
+            let open = |context: &str| {
+                let nonce = Nonce::try_assume_unique_for_key(&sealed[9..21]).unwrap();
+                key.open_in_place(nonce, Aad::from(context), &mut sealed[21..].to_vec()).map(|opened| opened[0])
+            };
+            assert_eq!(open(&format!("signing_key:{}", row.kid)), Ok(0x30), "a DER sequence");
+            assert!(open("signing_key:another").is_err());
         }
+    }
+
+    /// Generated secrets are kept as SHA-256, imported ones as Argon2id; each has its label and the time it was made.
+    async fn secrets_are_hashed_at_rest(engine) {
+        let (server, gateway) = Server::example(engine).await;
+        let read = "SELECT client_id || ' ' || kind || ' ' || label || ' ' || value FROM credentials ORDER BY client_id";
+        let rows = server.place.texts(read).await;
+        let digest = BASE64_URL_SAFE_NO_PAD.encode(sealwright::secret::sha256(gateway.as_bytes()));
+        let [generated, imported] = &rows[..] else { panic!("{rows:?}") };
+        assert!(generated.starts_with("edge-gateway ") && generated.ends_with(&format!(" default {digest}")), "{generated}");
+        assert!(imported.starts_with("orders-sync ") && imported.contains(" default $argon2id$v=19$m="), "{imported}");
+        let made = server.place.number("SELECT MIN(created_at) FROM credentials").await;
+        assert!((server.clock.now() - 120_000_000..=server.clock.now()).contains(&made), "{made}");
+        // 43 letters and digits at random are 256 bits; none is like another.
+        let generate = |_| Prefix::ClientSecret.generate().unwrap().expose()[4..47].to_owned();
+        let secrets: std::collections::BTreeSet<_> = (0..50).map(generate).collect();
+        assert!(secrets.len() == 50 && secrets.iter().all(|secret| secret.bytes().all(|byte| byte.is_ascii_alphanumeric())));
     }
 
     async fn the_mac_key_is_sealed_and_outlives_a_restart(engine) {
@@ -117,6 +147,47 @@ both! {
         config.master_key.value = Some(Secret::new("f".repeat(64)));
         let Err(refused) = sealwright::app::open(&config, Clock::system(), false).await else { panic!("opened") };
         assert!(refused.to_string().contains("not the master key"), "{refused}");
+    }
+}
+
+/// Whatever the language of the database: on both engines the same texts are the same, and come in the same order.
+#[tokio::test]
+async fn texts_sort_by_their_bytes_on_postgresql_too() {
+    let server = Server::empty(Engine::Postgres).await;
+    let by_language = "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+        JOIN pg_collation l ON l.oid = a.attcollation WHERE c.relnamespace = current_schema()::regnamespace \
+        AND c.relkind = 'r' AND c.relname <> '_sqlx_migrations' AND a.attnum > 0 AND l.collname <> 'C'";
+    assert_eq!(server.place.texts(by_language).await, [""; 0]);
+    let mut exported = Vec::new();
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let server = Server::empty(engine).await;
+        let client = |id| format!("[[client]]\nclient_id = {id:?}\nclient_secret = {SECRET:?}\ngrant_types = []\n");
+        server.apply(&["b", "A", "a", "B", "-a", "_", "a-b", "ab"].map(client).concat()).await;
+        exported.push(server.place.texts("SELECT client_id FROM clients ORDER BY client_id").await);
+    }
+    assert_eq!(exported[0], ["-a", "A", "B", "_", "a", "a-b", "ab", "b"]);
+    assert_eq!(exported[0], exported[1]);
+}
+
+/// Commands that find no schema make it one after the other, whatever the engine: sqlx's own lock does nothing on SQLite.
+#[tokio::test]
+async fn migrating_at_once_from_several_processes_is_one_migration() {
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        for _ in 0..3 {
+            let place = Place::new(engine).await;
+            let start = |_| {
+                let mut migrate = crate::process::command(&place.folder, &["migrate"]);
+                migrate.env("SEALWRIGHT_ISSUER", "https://id.example.com").env("SEALWRIGHT_DATABASE__URL", &place.url);
+                migrate.env("SEALWRIGHT_MASTER_KEY__VALUE", crate::support::MASTER_KEY);
+                crate::process::Run::spawn(migrate, None)
+            };
+            let mut running: Vec<_> = (0..6).map(start).collect();
+            for run in &mut running {
+                assert_eq!(run.wait(), 0, "{engine:?}: {}", run.stderr());
+            }
+            assert_eq!(place.number("SELECT COUNT(*) FROM _sqlx_migrations WHERE success").await, 2);
+            assert_eq!(place.number("SELECT COUNT(*) FROM change_head").await, 1);
+        }
     }
 }
 

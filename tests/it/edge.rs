@@ -104,7 +104,7 @@ fn authority(url: &str) -> &str {
 }
 
 /// Everything that comes back until the server closes, or is silent for a while after it has answered.
-async fn exchange(url: &str, request: &[u8]) -> String {
+pub async fn exchange(url: &str, request: &[u8]) -> String {
     let (mut from, mut to) = TcpStream::connect(authority(url)).await.unwrap().into_split();
     let request = request.to_vec();
     let writing = tokio::spawn(async move {
@@ -132,7 +132,7 @@ fn get(path: &str, headers: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\n{host}{headers}\r\n").into_bytes()
 }
 
-fn post(path: &str, headers: &str, form: &[(&str, &str)]) -> Vec<u8> {
+pub fn post(path: &str, headers: &str, form: &[(&str, &str)]) -> Vec<u8> {
     let host = if headers.to_lowercase().starts_with("host:") { "" } else { "Host: a\r\n" };
     let body = encode(form);
     format!(
@@ -142,11 +142,30 @@ fn post(path: &str, headers: &str, form: &[(&str, &str)]) -> Vec<u8> {
     .into_bytes()
 }
 
-fn authorized(id: &str, secret: &str) -> String {
+pub fn authorized(id: &str, secret: &str) -> String {
     format!("Authorization: {}\r\n", basic(id, secret))
 }
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
+
+/// What a request may say of who we are.
+const FORGED: [&str; 13] = [
+    "Host: evil.test\r\n",
+    "Host: evil.test:4443\r\n",
+    "Host: user@evil.test\r\n",
+    "Host: \r\n",
+    "X-Forwarded-Host: evil.test\r\n",
+    "X-Forwarded-Host: evil.test\r\nX-Forwarded-Host: evil.test\r\n",
+    "X-Forwarded-Proto: https\r\nX-Forwarded-Port: 4443\r\n",
+    "X-Forwarded-Scheme: https\r\nX-Forwarded-Server: evil.test\r\n",
+    "X-Forwarded-Prefix: /evil\r\n",
+    "Forwarded: for=6.6.6.6;host=evil.test;proto=https\r\n",
+    "X-Host: evil.test\r\nX-HTTP-Host-Override: evil.test\r\nX-Original-Host: evil.test\r\n",
+    "X-Original-URL: /evil\r\nX-Rewrite-URL: /evil\r\n",
+    "Referer: https://evil.test/\r\nOrigin: https://evil.test\r\n",
+];
+/// And in its target.
+const PLACES: [&str; 3] = ["", "http://evil.test", "https://evil.test:4443"];
 
 /// T-140: whoever believes the request about who we are gives tokens and links to an attacker.
 async fn stays_on_its_issuer(server: &Server, gateway: &str) {
@@ -155,23 +174,7 @@ async fn stays_on_its_issuer(server: &Server, gateway: &str) {
     for path in DOCUMENTS {
         honest.push(wire.ask(&get(path, "")).await.unwrap().body);
     }
-    let forged = [
-        "Host: evil.test\r\n",
-        "Host: evil.test:4443\r\n",
-        "Host: user@evil.test\r\n",
-        "Host: \r\n",
-        "X-Forwarded-Host: evil.test\r\n",
-        "X-Forwarded-Host: evil.test\r\nX-Forwarded-Host: evil.test\r\n",
-        "X-Forwarded-Proto: https\r\nX-Forwarded-Port: 4443\r\n",
-        "X-Forwarded-Scheme: https\r\nX-Forwarded-Server: evil.test\r\n",
-        "X-Forwarded-Prefix: /evil\r\n",
-        "Forwarded: for=6.6.6.6;host=evil.test;proto=https\r\n",
-        "X-Host: evil.test\r\nX-HTTP-Host-Override: evil.test\r\nX-Original-Host: evil.test\r\n",
-        "X-Original-URL: /evil\r\nX-Rewrite-URL: /evil\r\n",
-        "Referer: https://evil.test/\r\nOrigin: https://evil.test\r\n",
-    ];
-    let places = ["", "http://evil.test", "https://evil.test:4443"];
-    for (headers, place) in forged.iter().flat_map(|headers| places.map(|place| (*headers, place))) {
+    for (headers, place) in FORGED.iter().flat_map(|headers| PLACES.map(|place| (*headers, place))) {
         for (path, honest) in DOCUMENTS.iter().zip(&honest) {
             let reply = wire.ask(&get(&format!("{place}{path}"), headers)).await.unwrap();
             assert_eq!((reply.status, &reply.body), (200, honest), "{headers}{place}");
@@ -233,6 +236,64 @@ async fn t140_the_issuer_is_the_configured_one_over_http2_too() {
         let answer = client.get(format!("http://evil.test:{port}{path}")).send().await.unwrap();
         assert_eq!(answer.version(), http::Version::HTTP_2);
         assert_eq!(answer.text().await.unwrap(), honest);
+    }
+}
+
+/// T-140, for people: where they are sent, what their forms lead to and whose cookies they get is ours, whatever a
+/// request says of us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t140_people_stay_on_the_configured_issuer_too() {
+    for trusts in [false, true] {
+        let server = Server::with(Engine::Sqlite, |config| {
+            config.sessions.waiting_per_address = 10_000;
+            if trusts {
+                config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+            }
+        })
+        .await;
+        server.apply(&format!("{EXAMPLE}{}", crate::authorize::CLIENTS)).await;
+        let mut wire = Wire::new(&server.url);
+        let authorize =
+            |changes: &[(&str, &str)]| format!("/oauth2/authorize?{}", encode(&crate::authorize::request(changes)));
+        let (flow, refused, posted) = (
+            authorize(&[]),
+            authorize(&[("scope", "admin")]),
+            authorize(&[("scope", "admin"), ("response_mode", "form_post")]),
+        );
+        let ours = |path: &str| format!("{}{path}", server.issuer);
+        for headers in FORGED {
+            for place in PLACES {
+                let mut ask = async |path: &str, status: u16| {
+                    let reply = wire.ask(&get(&format!("{place}{path}"), headers)).await.unwrap();
+                    assert_eq!(reply.status, status, "{headers}{place}{path} {}", reply.text());
+                    assert!(!reply.text().to_lowercase().contains("evil"), "{headers}{place}{path} {}", reply.text());
+                    assert!(!reply.head.to_lowercase().contains("domain="), "{}", reply.head);
+                    reply
+                };
+                assert_eq!(
+                    ask("/account", 303).await.header("location"),
+                    Some(ours("/login").as_str()),
+                    "{headers}{place}"
+                );
+                let to_login = ask(&flow, 303).await;
+                assert!(to_login.header("location").unwrap().starts_with(&ours("/login?flow=")), "{headers}{place}");
+                let to_client = ask(&refused, 303).await;
+                let issuer: String = url::form_urlencoded::byte_serialize(server.issuer.as_bytes()).collect();
+                let expected = format!("&iss={issuer}");
+                assert!(
+                    to_client.header("location").unwrap().ends_with(&expected),
+                    "{headers}{place} {}",
+                    to_client.head
+                );
+                let form = ask(&posted, 200).await;
+                assert!(form.text().contains(&format!("value=\"{}\"", server.issuer)), "{headers}{place}");
+                let login = ask("/login", 200).await;
+                assert!(login.text().contains("action=\"/login\"") && login.text().contains("href=\"/static/"));
+                assert!(login.header("set-cookie").is_some_and(|cookie| cookie.starts_with("sealwright=")));
+                ask("/logout", 200).await;
+                ask("/login?flow=x", 400).await;
+            }
+        }
     }
 }
 
@@ -411,6 +472,28 @@ async fn t180_a_body_of_2_gib_is_refused_before_it_comes() {
     server.token().await;
 }
 
+/// The paths that the program's source gives a name, people's pages among them.
+fn declared() -> Vec<String> {
+    fn of(folder: &std::path::Path, paths: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                of(&path, paths);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let named = text.split("_PATH: &str = \"").skip(1);
+            paths.extend(named.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    let mut paths = Vec::new();
+    of(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut paths);
+    for known in [TOKEN, JWKS, "/login", "/consent", "/account/password", "/logout"] {
+        assert!(paths.iter().any(|path| path == known), "{known}: {paths:?}");
+    }
+    paths
+}
+
 /// Every route there is: what discovery names, what it cannot name, pages of later features, and none.
 async fn routes(server: &Server) -> Vec<(String, String)> {
     let document = server.get(DOCUMENTS[0]).await.json;
@@ -424,6 +507,8 @@ async fn routes(server: &Server) -> Vec<(String, String)> {
     assert!(paths.len() >= 4, "{paths:?}");
     paths.extend(DOCUMENTS.iter().map(ToString::to_string));
     paths.extend(["/", "/nowhere", "*", "//", "/oauth2/token/", "/oauth2/%74oken"].map(str::to_owned));
+    paths.extend(declared());
+    paths.extend(["/static/sealwright.css", "/static/nothing"].map(str::to_owned));
     paths.sort();
     paths.dedup();
     let of = |url: &str, path: &str| (authority(url).to_owned(), path.to_owned());
@@ -571,7 +656,7 @@ async fn t170_a_method_that_a_route_does_not_take_is_405() {
 
 /// Requests that two readers could cut in two ways, and whole ones whose body, of `hidden` bytes, nobody reads: each a
 /// name and the bytes before what is hidden.
-fn smuggling_corpus(auth: &str, hidden: usize) -> Vec<(&'static str, String)> {
+pub fn smuggling_corpus(auth: &str, hidden: usize) -> Vec<(&'static str, String)> {
     let form = format!("Host: a\r\n{auth}Content-Type: {FORM}\r\n");
     let start = format!("POST {TOKEN} HTTP/1.1\r\n{form}");
     let body = "grant_type=client_credentials";

@@ -8,11 +8,13 @@ use sealwright::cx::Cx;
 use sealwright::flow::{self, Asked, Decision, FlowId};
 use sealwright::session::Browser as SessionBrowser;
 use sealwright::wire::ResponseMode;
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::authorize::{execute, request, server};
 use crate::browser::{Browser, Page, parameter};
-use crate::support::{Engine, Server, both};
+use crate::people;
+use crate::support::{Engine, Server, TOKEN, both, part};
 
 const SUB: &str = "6fa459ea-ee8a-3ca4-894e-db77e160355e";
 
@@ -356,6 +358,70 @@ both! {
         assert!(page.is_at("/consent") && page.text.contains("bob") && page.has("approve"), "{}", page.text);
         assert_eq!(server.place.number("SELECT COUNT(DISTINCT sub) FROM consents WHERE client_id = 'web'").await, 1, "hers of before");
         assert_code(&server, &browser.press(&his, "approve", &[]).await.redirected());
+    }
+
+    /// T-102: who proves to be another in somebody's session is another, and nothing of the first one's moves: their
+    /// tokens stay theirs, and a client that meant them gets nobody else.
+    async fn t102_proving_to_be_another_moves_nothing_of_the_first(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(people::PEOPLE).await;
+        let mut browser = Browser::new(&server);
+        let (scope, login) = ("openid offline_access", ("prompt", "login"));
+        let hers = people::tokens(&server, &mut browser, people::ADA, scope).await;
+        let before = browser.session().to_owned();
+        let his = people::tokens_with(&server, &mut browser, people::BOB, (scope, &[login])).await;
+        assert_ne!(browser.session(), before, "T-101");
+        let claim = |tokens: &Value, name: &str| part(tokens["id_token"].as_str().unwrap(), 1)[name].clone();
+        for name in ["sub", "sid"] {
+            assert!(claim(&hers, name).is_string() && claim(&hers, name) != claim(&his, name), "{name}");
+        }
+        let subject = async |tokens: &Value| {
+            let refreshed = [("grant_type", "refresh_token"), ("refresh_token", tokens["refresh_token"].as_str().unwrap())];
+            let answer = server.post(TOKEN, Some((people::WEB.0, people::WEB.1)), &refreshed).await;
+            part(answer.json["access_token"].as_str().unwrap(), 1)["sub"].clone()
+        };
+        assert_eq!((subject(&hers).await, subject(&his).await), (claim(&hers, "sub"), claim(&his, "sub")));
+        // By a hint the client means her, who is there as well; he signs in all the same.
+        let hint = hers["id_token"].as_str().unwrap();
+        let url = people::authorization_url(&server, scope, &[login, ("id_token_hint", hint)]);
+        let page = browser.get(&url).await;
+        let grants = server.place.number("SELECT COUNT(*) FROM grants").await;
+        let page = browser.fill_in(&page, people::BOB).await;
+        assert_eq!(page.parameter("error").as_deref(), Some("login_required"), "{page:?}");
+        assert_eq!(server.place.number("SELECT COUNT(*) FROM grants").await, grants);
+    }
+
+    /// OpenID Connect Core §3.1.2.1: a hint is whom the client expects. It stands in the form, and chooses among those who
+    /// are there; names are compared as they are at sign-in.
+    async fn a_login_hint_is_filled_in_and_compared_as_usernames_are(engine) {
+        let server = with_people(engine).await;
+        server.apply("[[user]]\nusername = \"\u{c5}sa\"\npassword = \"lantern gravel tuba omelette\"\nemail = \"Aa\u{30a}sa@Example.com\"").await;
+        let typed = |page: &Page| {
+            let input = page.text.split("id=\"username\"").nth(1).unwrap().split('>').next().unwrap().to_owned();
+            input.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        };
+        let mut browser = Browser::new(&server);
+        for (hint, shown) in [("alice", "alice"), ("alice@example.com", "alice@example.com"), ("no username", "")] {
+            let page = browser.authorize(&request(&[("login_hint", hint)])).await;
+            assert!(page.is_at("/login") && typed(&page) == shown, "{hint}: {}", page.text);
+        }
+        let page = browser.authorize(&request(&[("login_hint", "\u{c5}sa")])).await;
+        let consent = browser.fill_in(&page, ("\u{e5}SA", ALICE.1)).await;
+        browser.press(&consent, "approve", &[]).await.redirected();
+        // Somebody else is here, too: without the hint one would have to choose.
+        let login = browser.get("/login").await;
+        browser.fill_in(&login, ALICE).await;
+        for (hint, error) in [
+            ("\u{c5}sa", None),
+            ("A\u{30a}SA", None),
+            (" \u{e5}\u{ff53}a ", None),
+            ("a\u{e5}sa@EXAMPLE.com", None),
+            ("asa", Some("login_required")),
+            ("\u{c5}sa@example.com", Some("login_required")),
+        ] {
+            let page = browser.authorize(&request(&[("prompt", "none"), ("login_hint", hint)])).await;
+            assert_eq!(page.parameter("error").as_deref(), error, "{hint:?}");
+        }
     }
 
     async fn what_is_asked_for_by_name_is_told_in_words(engine) {

@@ -169,6 +169,59 @@ both! {
     }
 }
 
+/// PostgreSQL counts for us what each statement deletes; both engines have the same code.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_sweep_holds_more_than_500_rows_at_once() {
+    let (server, _) = Server::example(Engine::Postgres).await;
+    let schema = "CREATE TABLE swept (n BIGINT NOT NULL, tx BIGINT NOT NULL); \
+        CREATE FUNCTION count_swept() RETURNS trigger LANGUAGE plpgsql AS \
+        'BEGIN INSERT INTO swept SELECT COUNT(*), txid_current() FROM gone; RETURN NULL; END'; \
+        CREATE TRIGGER count_swept AFTER DELETE ON artifacts REFERENCING OLD TABLE AS gone \
+        FOR EACH STATEMENT EXECUTE FUNCTION count_swept()";
+    server.place.run(schema).await;
+    let now = server.clock.now();
+    put(&server, 1700, now + 60 * SECOND).await;
+    server.clock.advance(Duration::from_mins(10));
+    until("all are swept", async || server.place.number("SELECT COUNT(*) FROM artifacts").await == 0).await;
+    let (sum, most) = (
+        "SELECT CAST(SUM(n) AS BIGINT) FROM swept",
+        "SELECT CAST(MAX(n) AS BIGINT) FROM (SELECT SUM(n) AS n FROM swept GROUP BY tx) AS each",
+    );
+    assert_eq!((server.place.number(sum).await, server.place.number(most).await), (1700, 500));
+}
+
+/// A battery, an SD card: a server on SQLite that nobody asks anything writes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_server_on_sqlite_does_not_touch_the_disk() {
+    let (server, gateway) = Server::example(Engine::Sqlite).await;
+    server.introspect(&gateway, &server.token().await).await;
+    until("what was counted is written", async || {
+        counted(&server, "introspection", "edge-gateway", "ok").await == 1 && last_used(&server).await > 0
+    })
+    .await;
+    let files = || {
+        let folder = std::fs::read_dir(&server.place.folder).unwrap().map(|entry| entry.unwrap());
+        let mut files: Vec<_> = folder
+            // What readers share is memory, in a file for its name.
+            .filter(|entry| !entry.file_name().to_string_lossy().ends_with("-shm"))
+            .map(|entry| {
+                let about = entry.metadata().unwrap();
+                (entry.file_name(), about.len(), about.modified().unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    // The flush that wrote it may still stamp.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let before = files();
+    assert!(before.len() >= 3, "{before:?}");
+    // Longer than a lease, a flush, and three looks at it all.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(files(), before);
+    server.token().await;
+}
+
 /// Each adds to the same rows, in one transaction of many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_that_count_the_same_do_not_deadlock() {

@@ -309,7 +309,7 @@ both! {
         let master = MasterKey::parse(MASTER_KEY).unwrap();
         for (own, other) in [(Algorithm::Rs256, Algorithm::Ps256), (Algorithm::Ps256, Algorithm::Rs256)] {
             let row = rows.iter().find(|row| row.alg == own.as_str()).unwrap();
-            let pkcs8 = master.open(format!("signing_key:{}", row.kid).as_bytes(), &row.sealed).unwrap();
+            let pkcs8 = master.open(format!("signing_key:{}", row.kid).as_bytes(), row.sealed.as_ref().unwrap()).unwrap();
             for (alg, active) in [(own, true), (other, false)] {
                 let pair = sealwright::keys::KeyPair::from_pkcs8(alg, &pkcs8).unwrap();
                 let header = json!({"alg": alg.as_str(), "typ": "at+jwt", "kid": row.kid}).to_string();

@@ -22,6 +22,8 @@ pub enum Say {
     Late(Duration, Vec<Value>),
     /// This body under 200.
     Body(Vec<u8>),
+    /// This body under 200, as one that is gzip.
+    Packed(Vec<u8>),
     /// These bytes.
     Raw(String),
     /// The beginning of an answer, and a byte each second.
@@ -122,6 +124,11 @@ impl State {
                 stream.write_all(&set(keys)).await
             }
             Say::Body(text) => stream.write_all(&body(&text)).await,
+            Say::Packed(text) => {
+                let head =
+                    format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", text.len());
+                stream.write_all(&[head.as_bytes(), &text].concat()).await
+            }
             Say::Raw(text) => stream.write_all(text.as_bytes()).await,
             Say::Drip => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n").await?;
@@ -145,6 +152,17 @@ impl State {
             }
         }
     }
+}
+
+/// `text` as gzip has it, at its smallest.
+fn packed(text: &str) -> Vec<u8> {
+    let file = std::env::temp_dir()
+        .join(format!("sealwright_gzip_{:x}", u64::from_be_bytes(sealwright::secret::random().unwrap())));
+    std::fs::write(&file, text).unwrap();
+    let output = std::process::Command::new("gzip").args(["-9", "--stdout"]).arg(&file).output().unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert!(output.status.success() && output.stdout.starts_with(&[0x1f, 0x8b]) && output.stdout.len() < 256 << 10);
+    output.stdout
 }
 
 /// Loopback is not a place to fetch from, except in tests.
@@ -343,6 +361,8 @@ both! {
             Say::Raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551616\r\n\r\n{set}")),
             Say::Raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{set}", set.len() + 1)),
             Say::Raw(format!("HTTP/1.1 200 OK\r\n{}\r\n{set}", "x: y\r\n".repeat(100_000))),
+            // What is packed is not unpacked: a bomb stays as small as it comes, and even a whole set is none.
+            Say::Packed(packed(&set)), Say::Packed(packed(&format!("{}{set}", " ".repeat(100 << 20)))),
             Say::Raw(set.clone()), Say::Raw(String::new()), Say::Raw("\0".repeat(1000)),
             Say::Redirect(None),
             Say::Endless,

@@ -23,7 +23,7 @@ pub fn hurry(config: &mut Config) {
     config.keys.published_seconds = ByAlgorithm::all(400);
     config.keys.active_seconds = ByAlgorithm::all(1_000);
     config.tokens.max_access_token_lifetime_seconds = 300;
-    config.keys.retiring_seconds = config.keys_outlast_seconds();
+    config.keys.retiring_seconds = ByAlgorithm::all(config.keys_outlast_seconds());
 }
 
 /// A server at its first start, with its own keys and [`EXAMPLE`], and the gateway's secret.
@@ -58,7 +58,7 @@ pub async fn is_settled(server: &Server) -> bool {
     services.node.applied() >= head && services.keys.next_steps().iter().all(|(_, due)| due.at > now)
 }
 
-async fn advance(server: &Server, seconds: u64) {
+pub async fn advance(server: &Server, seconds: u64) {
     server.clock.advance(Duration::from_secs(seconds));
     until("the schedule is met", async || is_settled(server).await).await;
 }
@@ -75,7 +75,7 @@ async fn token(server: &Server) -> String {
     found
 }
 
-async fn is_active(server: &Server, gateway: &str, token: &str) -> bool {
+pub async fn is_active(server: &Server, gateway: &str, token: &str) -> bool {
     let mut active = None;
     until("introspection answers", async || {
         active = server.introspect(gateway, token).await.json["active"].as_bool();
@@ -162,6 +162,8 @@ both! {
         let server = Server::start(place, clock, false, more).await;
         server.apply(&EXAMPLE.replace("response_alg = \"EdDSA\"", "response_alg = \"ES256\"")).await;
         until("ES256 is published", async || server.get(JWKS).await.text.contains("ES256")).await;
+        let line = "sealwright_signing_key_steps_total{alg=\"ES256\",step=\"publish\"} 1";
+        until(line, async || metrics(&server).await.contains(line)).await;
         let refused = server.post(TOKEN, Some(WORKER), &[CC]).await;
         refused.assert_error(503, "temporarily_unavailable");
         assert!(refused.header("retry-after").is_some());
@@ -311,7 +313,7 @@ both! {
 }
 
 /// A server of its own process with [`EXAMPLE`], and the gateway's secret.
-async fn serving(engine: Engine) -> (Node, Process, String) {
+pub async fn serving(engine: Engine) -> (Node, Process, String) {
     let node = Node::new(engine).await;
     let gateway = node.apply(EXAMPLE).stdout.trim().rsplit('\t').next().unwrap().to_owned();
     let server = node.start().await;
@@ -319,7 +321,7 @@ async fn serving(engine: Engine) -> (Node, Process, String) {
 }
 
 /// The one key of this algorithm in this state.
-fn listed(node: &Node, alg: &str, state: &str) -> String {
+pub fn listed(node: &Node, alg: &str, state: &str) -> String {
     let said: Said = node.run(&["keys", "list", "--json"]).fine();
     let keys = said.json();
     let mut found = keys.as_array().unwrap().iter().filter(|key| key["alg"] == alg && key["state"] == state);

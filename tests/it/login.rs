@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sealwright::password::{HashSettings, PasswordHasher};
+use sealwright::secret::Secret;
 use sealwright::store::{audit, sessions};
 
 use crate::browser::{Browser, Page};
@@ -50,7 +52,7 @@ async fn events(server: &Server, kind: &str) -> Vec<audit::EventRow> {
 fn seen(page: &Page) -> (u16, String, BTreeSet<String>, String) {
     let mut text = page.text.clone();
     text = text.replace(&page.input("csrf"), "CSRF");
-    for name in ["Ada", "gone", "empty", "nobody"] {
+    for name in ["Ada", "gone", "empty", "nobody", "grace", "theirs"] {
         text = text.replace(&format!("value=\"{name}\""), "value=\"NAME\"");
     }
     let names = page.headers.keys().map(ToString::to_string).collect();
@@ -83,24 +85,40 @@ both! {
         server.stop().await;
     }
 
-    /// T-120: unknown, wrong, switched off, without a password: one answer.
-    async fn t120_whoever_does_not_get_in_learns_the_same(engine) {
+    /// T-120, T-121: unknown, wrong, switched off, without a password, locked, imported: one answer, and as much work.
+    async fn t120_t121_whoever_does_not_get_in_learns_the_same(engine) {
         let server = with_people(engine).await;
+        let passwords = &server.services.passwords;
+        let light = HashSettings { memory_kib: 32, iterations: 1, concurrency: 1, queue: 8 };
+        let light = PasswordHasher::new(light).unwrap().hash(&Secret::new(OTHER), None).await.unwrap();
+        server.apply(&format!("[[user]]\nusername = \"theirs\"\npassword_hash = {light:?}")).await;
+        // Locked for good.
+        Browser::stepwise(&server).sign_in("grace", "wrong and wrong and wrong").await;
+        server.place.run("UPDATE attempts SET n = 100 WHERE kind = 'account'").await;
         let mut answers = Vec::new();
-        for username in ["Ada", "gone", "empty", "nobody"] {
-            let password = if username == "gone" { PASSWORD } else { "wrong and wrong and wrong" };
+        for username in ["Ada", "gone", "empty", "nobody", "grace", "theirs"] {
+            let password = match username {
+                "gone" => PASSWORD,
+                "grace" => OTHER,
+                _ => "wrong and wrong and wrong",
+            };
             let mut browser = Browser::stepwise(&server);
+            let before = passwords.spent();
             let page = browser.sign_in(username, password).await;
+            assert_eq!(passwords.spent() - before, 64, "{username}: one hash of ours, whoever it is");
             assert!(page.text.contains("role=\"alert\""));
             assert_eq!(browser.get("/account").await.status, 303);
             answers.push(seen(&page));
         }
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
         let failed = events(&server, "sign_in.failed").await;
-        assert_eq!(failed.len(), 3, "of whom nobody knows, no row");
+        assert_eq!(failed.len(), 5, "of whom nobody knows, and of what was not looked at, no row");
         assert!(failed.iter().all(|event| !event.details.contains("wrong and") && !event.object.contains("nobody")));
         let metrics = server.services.metrics.render();
-        for (word, n) in [("wrong", 2), ("disabled", 1), ("unknown", 1)] {
+        for (word, n) in [("wrong", 4), ("disabled", 1), ("unknown", 1), ("throttled", 1)] {
+            // Each attempt is in the audit's counters, whether it has a row or not.
+            let counted = format!("SELECT CAST(SUM(n) AS BIGINT) FROM usage_counters WHERE event = 'sign_in' AND outcome = '{word}'");
+            assert_eq!(server.place.number(&counted).await, n, "{word}");
             assert!(metrics.contains(&format!("sealwright_sign_ins_total{{outcome=\"{word}\"}} {n}")), "{word}: {metrics}");
         }
         server.stop().await;

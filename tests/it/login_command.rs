@@ -60,6 +60,40 @@ async fn the_demo_user_signs_in_and_the_tokens_are_shown() {
     }
 }
 
+/// Any client that has a loopback redirect: here a native one without a secret, by the issuer's address.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_client_with_a_loopback_redirect_signs_in() {
+    let folder = Folder::new().await;
+    let _server = folder.serve().await;
+    let (username, password, told_there) = demo(&folder);
+    let client = "[[client]]\nclient_id = \"pocket\"\ntoken_endpoint_auth_method = \"none\"\napplication_type = \"native\"\n\
+                  grant_types = [\"authorization_code\"]\nredirect_uris = [\"http://[::1]/here\"]\nscope = \"openid profile\"\n";
+    folder.run(&["apply", "--dev", "-"], Some(client)).fine();
+    let issuer = told_there["issuer"].as_str().unwrap();
+    let arguments = [
+        "login",
+        "--issuer",
+        issuer,
+        "--client-id",
+        "pocket",
+        "--redirect-uri",
+        "http://[::1]/here",
+        "--scope",
+        "openid profile",
+        "--json",
+    ];
+    let mut run = Run::spawn(command(folder.path(), &arguments), None);
+    let url = told(&mut run).await;
+    let page = Browser::at(issuer).go_through(&url, (&username, &password)).await;
+    let away = page.away.unwrap_or_else(|| panic!("{}", page.text));
+    assert!(away.starts_with("http://[::1]:"), "a free port: {away}");
+    crate::support::client().get(&away).send().await.unwrap();
+    assert_eq!(run.wait(), 0, "{}", run.stderr());
+    let report: Value = serde_json::from_str(&run.stdout()).unwrap();
+    assert_eq!(report["id_token_claims"]["aud"], "pocket");
+    assert!(report["tokens"].get("refresh_token").is_none() && report["access_token_claims"]["client_id"] == "pocket");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_somebody_else_is_turned_away_and_a_refusal_told() {
     let folder = Folder::new().await;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::authorize::mutants;
 use crate::browser::{Browser, Page};
 use crate::people::{ADA, BOB, PEOPLE, authorization_url, tokens};
 use crate::support::{Engine, Server, both, encode};
@@ -205,6 +206,38 @@ both! {
             assert_page(&browser.get(&url(&server, &parameters)).await, 400);
         }
         assert!(is_signed_in(&server, &mut browser).await, "nothing has happened");
+    }
+
+    /// The redirect verdict table (300+ mutants), at the other endpoint that sends people somewhere: by GET with and
+    /// without a hint, signed in or not, and by POST, which goes on at our own GET whatever stands in it.
+    async fn t01_t110_only_the_registered_address_itself_is_gone_to(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(PEOPLE).await;
+        let (mut ada, mut nobody) = (Browser::new(&server), Browser::new(&server));
+        let tokens = tokens(&server, &mut ada, ADA, "openid").await;
+        let bad = mutants(BYE);
+        assert!(bad.len() >= 300, "{}", bad.len());
+        for (at, uri) in bad.iter().enumerate() {
+            let mut parameters = vec![("post_logout_redirect_uri", uri.as_str()), ("client_id", "web"), ("state", "s")];
+            assert_page(&nobody.get(&url(&server, &parameters)).await, 400);
+            parameters.push(("id_token_hint", id_token(&tokens)));
+            let page = ada.get(&url(&server, &parameters)).await;
+            assert_page(&page, 400);
+            assert!(!page.text.contains("evil"), "{uri:?}: nothing of the request is shown");
+            if at % 5 == 0 {
+                let posted = server.post("/logout", None, &parameters).await;
+                let to = posted.header("location").unwrap_or_default();
+                assert!(posted.status == 303 && to.starts_with(&format!("{}/logout?", server.issuer)), "{uri:?}: {to}");
+            }
+        }
+        assert!(is_signed_in(&server, &mut ada).await, "nothing has happened");
+        // Nor by our own form, when somebody has changed what it holds.
+        let page = ada.get(&url(&server, &[("client_id", "web"), ("post_logout_redirect_uri", BYE)])).await;
+        for uri in bad.iter().step_by(40) {
+            assert_page(&ada.press(&page, "submit", &[("post_logout_redirect_uri", uri)]).await, 400);
+        }
+        assert!(is_signed_in(&server, &mut ada).await);
+        assert_eq!(ada.press(&page, "submit", &[]).await.away.as_deref(), Some(BYE));
     }
 
     async fn a_clients_post_goes_on_as_a_get(engine) {

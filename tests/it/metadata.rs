@@ -8,8 +8,9 @@ use sealwright::clock::Clock;
 use sealwright::config::{Config, Issuer};
 use sealwright::wire::{Algorithm, EdDsaName};
 use serde_json::Value;
+use sqlx::{Connection as _, Executor as _};
 
-use crate::support::{Answer, EXAMPLE, Place, Server, both, part};
+use crate::support::{Answer, EXAMPLE, Engine, Place, Server, both, part, until};
 
 const FORMS: [&str; 2] = ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"];
 
@@ -77,6 +78,7 @@ both! {
         assert_eq!(keys.len(), 8);
         for key in keys {
             assert!(key["kid"].is_string() && key["alg"].is_string() && key["use"] == "sig", "S-20: {key}");
+            assert_eq!(key["kid"], thumbprint(key).as_str(), "RFC 7638");
             for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {
                 assert!(key.get(private).is_none());
             }
@@ -90,6 +92,14 @@ both! {
         }
         let head = server.http.head(&url).send().await.unwrap();
         assert_eq!(head.status(), 200);
+        // Pages of any origin may read it, and the two documents.
+        for path in ["/.well-known/jwks.json", FORMS[0], FORMS[1]] {
+            let preflight = server.http.request(reqwest::Method::OPTIONS, format!("{}{path}", server.url));
+            let preflight = preflight.header("origin", "https://anybody.example.com").send().await.unwrap();
+            let allowed = |name: &str| preflight.headers().get(name).map(|value| value.to_str().unwrap());
+            assert_eq!((preflight.status().as_u16(), allowed("access-control-allow-origin")), (204, Some("*")), "{path}");
+            assert_eq!(allowed("access-control-allow-credentials"), None);
+        }
     }
 
     async fn keys_are_made_of_the_configured_size_and_name(engine) {
@@ -155,6 +165,94 @@ both! {
             assert!(metrics.contains(line), "{line}\n{metrics}");
         }
     }
+}
+
+/// What one line of `/metrics` says.
+async fn shown(server: &Server, name: &str) -> String {
+    let metrics = server.http.get(format!("{}/metrics", server.management)).send().await.unwrap().text().await.unwrap();
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name}\n{metrics}")).to_owned()
+}
+
+async fn figure(server: &Server, name: &str) -> f64 {
+    shown(server, name).await.parse().unwrap()
+}
+
+/// What is shown of the lease, the feed and the keys is how it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_follow_lease_feed_and_keys() {
+    const LAG: &str = "sealwright_feed_lag_seconds";
+    const LEASE: &str = "sealwright_node_lease_remaining_seconds";
+    const APPLIED: &str = "sealwright_feed_applied_sequence";
+    let (server, _) = Server::example(Engine::Postgres).await;
+    until("it holds a lease", async || (0.1..=3.0).contains(&figure(&server, LEASE).await)).await;
+    until("nothing is behind", async || figure(&server, LAG).await == 0.0).await;
+    let head = "SELECT seq FROM change_head";
+    let head = async || server.place.number(head).await.to_string();
+    until("all is applied", async || shown(&server, APPLIED).await == head().await).await;
+    server.clock.advance(std::time::Duration::from_hours(1));
+    let age = figure(&server, "sealwright_signing_key_age_seconds{alg=\"EdDSA\",state=\"active\"}").await;
+    assert!((3600.0..4200.0).contains(&age), "{age}");
+
+    // A change that it cannot read: its lease is not renewed, and the change grows old.
+    let mut other = sqlx::PgConnection::connect(&server.place.url).await.unwrap();
+    other.execute("BEGIN; LOCK TABLE revocations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let at = server.clock.now();
+    let news = format!(
+        "UPDATE change_head SET seq = seq + 1; \
+         INSERT INTO changes (seq, kind, id, at) SELECT seq, 'revocation', 'token:x', {at} FROM change_head"
+    );
+    server.place.run(&news).await;
+    until("it is behind", async || figure(&server, LAG).await > 0.5).await;
+    until("its lease has ended", async || figure(&server, LEASE).await <= 0.0).await;
+    assert!(figure(&server, LAG).await > 1.0);
+    other.execute("ROLLBACK").await.unwrap();
+    until("nothing is behind", async || figure(&server, LAG).await == 0.0).await;
+    until("it holds a lease", async || figure(&server, LEASE).await > 0.0).await;
+    assert_eq!(shown(&server, APPLIED).await, head().await);
+}
+
+/// What waits for SQLite's writer is counted; what holds a connection of PostgreSQL is, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_follow_the_queue_and_the_pool() {
+    let queue = "sealwright_database_write_queue";
+    let server = Server::empty(Engine::Sqlite).await;
+    until("nobody waits", async || figure(&server, queue).await == 0.0).await;
+    let mut other = sqlx::SqliteConnection::connect(&server.place.url).await.unwrap();
+    other.execute("PRAGMA busy_timeout = 20000; BEGIN IMMEDIATE").await.unwrap();
+    let db = server.services.db.clone();
+    let write = || {
+        let db = db.clone();
+        tokio::spawn(async move { db.write(|tx| Box::pin(sealwright::store::feed::head(tx))).await })
+    };
+    let first = write();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let waiting: Vec<_> = (0..3).map(|_| write()).collect();
+    until("three wait", async || figure(&server, queue).await >= 3.0).await;
+    other.execute("ROLLBACK").await.unwrap();
+    first.await.unwrap().unwrap();
+    for write in waiting {
+        write.await.unwrap().unwrap();
+    }
+    until("nobody waits", async || figure(&server, queue).await == 0.0).await;
+
+    let busy = "sealwright_database_pool_connections{state=\"in_use\"}";
+    let server = Server::empty(Engine::Postgres).await;
+    let held = [server.services.db.reader().await.unwrap(), server.services.db.reader().await.unwrap()];
+    assert!(figure(&server, busy).await >= 2.0);
+    drop(held);
+    until("they are back", async || figure(&server, busy).await == 0.0).await;
+}
+
+/// RFC 7638 §3.1: the members of this kind of key in their order, hashed.
+fn thumbprint(key: &Value) -> String {
+    let names = match key["kty"].as_str().unwrap() {
+        "RSA" => &["e", "kty", "n"][..],
+        "EC" => &["crv", "kty", "x", "y"],
+        _ => &["crv", "kty", "x"],
+    };
+    let members: Vec<_> = names.iter().map(|name| format!("\"{name}\":{}", key[name])).collect();
+    BASE64_URL_SAFE_NO_PAD.encode(sealwright::secret::sha256(format!("{{{}}}", members.join(",")).as_bytes()))
 }
 
 fn redact(value: &mut Value, issuer: &str) {

@@ -482,6 +482,135 @@ both! {
         assert!(parameter(&page.redirected(), "code").is_some());
     }
 
+    /// What an ID token says of the person is read where the code or the refresh token is used up: when it cannot be
+    /// read, nothing is.
+    async fn a_person_who_cannot_be_read_uses_nothing_up(engine) {
+        let scene = Scene::new(engine).await;
+        let place = &scene.server.place;
+        let with_id_token = APPLIED.replacen("client_id = \"web\"", "client_id = \"web\"\nid_token_on_refresh = true", 1);
+        scene.server.apply(&with_id_token).await;
+        let granted = || Granted { scope: "openid orders:read", ..Granted::default() };
+        let tokens = scene.tokens(granted()).await;
+        let mut token = text(&tokens, "refresh_token").to_owned();
+        for (broken, mended) in [
+            // A row that this binary does not understand; and a statement that fails: none but the one that reads it.
+            ("UPDATE users SET profile = '?' || profile", "UPDATE users SET profile = SUBSTR(profile, 2)"),
+            ("ALTER TABLE users RENAME COLUMN password_import TO away", "ALTER TABLE users RENAME COLUMN away TO password_import"),
+        ] {
+            let code = scene.code(granted()).await;
+            execute(place, broken).await;
+            for form in [redeeming(&code).to_vec(), refreshing(&token).to_vec()] {
+                refused(&scene, WEB, &form, (500, "server_error", NOTHING)).await;
+            }
+            execute(place, mended).await;
+            let before = token.clone();
+            for form in [redeeming(&code).to_vec(), refreshing(&before).to_vec()] {
+                let answer = scene.redeem(WEB, &form).await;
+                assert_eq!(answer.status, 200, "{broken}: {}", answer.text);
+                assert!(answer.json["id_token"].is_string());
+                text(&answer.json, "refresh_token").clone_into(&mut token);
+            }
+        }
+        assert_eq!(scene.revoked().await, 0);
+    }
+
+    async fn every_refusal_of_the_account_pages(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(people::PEOPLE).await;
+        let place = server.place.clone();
+        let (mut ada, mut there, mut bob) = (Browser::new(&server), Browser::new(&server), Browser::new(&server));
+        people::tokens(&server, &mut ada, people::ADA, "openid offline_access").await;
+        there.sign_in(people::ADA.0, people::ADA.1).await;
+        bob.sign_in(people::BOB.0, people::BOB.1).await;
+        let (home, his) = (ada.get("/account").await, bob.get("/account").await);
+        let link = home.text.split("href=\"").find(|part| part.starts_with("/account/password")).unwrap();
+        let password = ada.get(link.split('"').next().unwrap()).await;
+        let new = [("password", people::ADA.1), ("new_password", "otter basil trumpet 51"), ("new_password_again", "otter basil trumpet 51")];
+        let forms = [
+            (&home, "account", "/account/sign-out", &[][..]),
+            (&home, "session", "/account/sign-out-there", &[]),
+            (&home, "client", "/account/withdraw", &[]),
+            (&password, "submit", "/account/password", &new),
+        ];
+        for (page, button, path, fields) in forms {
+            // A guessed token; the same form from another site, from nobody, and from somebody else's browser.
+            let guessed = [fields, &[("csrf", "guess")]].concat();
+            let refused = changes(&place, NOTHING, ada.press(page, button, &guessed)).await;
+            assert_eq!(refused.status, 403, "{path}");
+            let form = page.forms().into_iter().find(|form| form.action.ends_with(path)).unwrap();
+            let own: Vec<(&str, &str)> = form.hidden.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let own = [&own[..], fields].concat();
+            for headers in [[("sec-fetch-site", "cross-site")], [("origin", "https://evil.test")]] {
+                let refused = changes(&place, NOTHING, ada.post_with(path, &own, &headers)).await;
+                assert_eq!(refused.status, 403, "{path}");
+            }
+            let mut nobody = Browser::stepwise(&server);
+            let refused = changes(&place, NOTHING, nobody.post(path, &own)).await;
+            assert_eq!((refused.status, refused.location()), (303, format!("{}/login", server.issuer).as_str()), "{path}");
+            let refused = changes(&place, NOTHING, bob.post(path, &own)).await;
+            assert!(refused.status == 403 || refused.is_at("/login"), "{path}: {}", refused.text);
+        }
+        // Somebody else's sign-in, and a client that has nothing.
+        let csrf = |page: &Page, path: &str| {
+            let form = page.forms().into_iter().find(|form| form.action.ends_with(path)).unwrap();
+            form.hidden.into_iter().find(|(name, _)| name == "csrf").unwrap().1
+        };
+        let who = home.input("who");
+        let theirs = [("csrf", &*csrf(&home, "/account/sign-out-there")), ("who", &who), ("session", &his.input("account"))];
+        assert!(ada.post("/account/sign-out-there", &theirs).await.is_at("/account"));
+        let nothing = [("csrf", &*csrf(&home, "/account/withdraw")), ("who", &who), ("client", "app")];
+        assert!(ada.post("/account/withdraw", &nothing).await.is_at("/account"));
+        assert_eq!(place.number("SELECT COUNT(*) FROM sign_ins").await, 3);
+        assert_eq!(place.number("SELECT COUNT(*) FROM grants WHERE revoked_at IS NOT NULL").await, 0);
+        assert_eq!(place.number("SELECT COUNT(*) FROM consents").await, 1);
+        // A new password that may be none costs nothing; a wrong present one costs an attempt.
+        for (at, value) in [("new_password", "short"), ("new_password_again", "another one")] {
+            let mut bad = new.to_vec();
+            bad.retain(|(name, _)| *name != at);
+            bad.push((at, value));
+            assert_eq!(changes(&place, NOTHING, ada.press(&password, "submit", &bad)).await.status, 403);
+        }
+        let wrong = [("password", "wrong and wrong and wrong"), new[1], new[2]];
+        let before = rows(&place).await;
+        assert_eq!(ada.press(&password, "submit", &wrong).await.status, 403);
+        let found = differences(&before, &rows(&place).await);
+        assert!(!found.is_empty() && found.iter().all(|name| name.contains("attempts")), "{found:?}");
+    }
+
+    async fn every_refusal_of_signing_out_and_of_userinfo(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(people::PEOPLE).await;
+        let place = server.place.clone();
+        let mut ada = Browser::new(&server);
+        let tokens = people::tokens(&server, &mut ada, people::ADA, "openid").await;
+        let at = |parameters: &[(&str, &str)]| format!("{}/logout?{}", server.url, crate::support::encode(parameters));
+        for parameters in [
+            &[("client_id", "web"), ("post_logout_redirect_uri", "https://evil.test")][..],
+            &[("client_id", "nobody")],
+            &[("client_id", "app"), ("id_token_hint", text(&tokens, "id_token"))],
+            &[("client_id", "web"), ("client_id", "web")],
+        ] {
+            let page = changes(&place, NOTHING, ada.get(&at(parameters))).await;
+            assert_eq!((page.status, page.away), (400, None));
+        }
+        let asked = changes(&place, NOTHING, ada.get(&at(&[("id_token_hint", "x")]))).await;
+        assert_eq!(asked.status, 200);
+        for (csrf, headers) in [
+            ("guess".to_owned(), ("sec-fetch-site", "same-origin")),
+            (asked.input("csrf"), ("sec-fetch-site", "cross-site")),
+            (asked.input("csrf"), ("origin", "null")),
+        ] {
+            let page = changes(&place, NOTHING, ada.post_with("/logout", &[("csrf", &csrf)], &[headers])).await;
+            assert_eq!(page.status, 403, "{headers:?}");
+        }
+        for token in ["", "x", text(&tokens, "id_token"), &format!("{}x", text(&tokens, "access_token"))] {
+            let asking = server.http.get(format!("{}/userinfo", server.url)).bearer_auth(token).send();
+            let answer = changes(&place, NOTHING, asking).await.unwrap();
+            assert!([400, 401].contains(&answer.status().as_u16()), "{token}");
+        }
+        assert!(ada.get("/account").await.is_at("/account"));
+    }
+
     /// Who does not get in is counted, and nothing else happens.
     async fn every_refusal_of_a_sign_in(engine) {
         let server = flows::with_people(engine).await;

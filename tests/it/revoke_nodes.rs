@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::process::{Node, Process};
-use crate::support::{EXAMPLE, Engine, INTROSPECT, SECRET, TOKEN, rounds};
+use crate::support::{EXAMPLE, Engine, INTROSPECT, SECRET, TOKEN, part, rounds, until};
 
 const WORKER: (&str, &str) = ("orders-sync", SECRET);
 
@@ -119,4 +119,33 @@ async fn revoke_returns_beside_a_sleeping_node_and_that_one_never_says_active_wh
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(well.is_some(), "it has a lease again and answers");
+}
+
+/// The same of a signing key: `keys revoke` is over when no node can say active any more, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_revoke_waits_for_a_sleeping_node_and_that_one_never_says_active_when_it_wakes() {
+    let (here, a, _, b, secret) = two().await;
+    let token = a.token(WORKER).await;
+    assert_eq!(active(&b, &secret, &token).await, Some(true));
+    let kid = part(&token, 0)["kid"].as_str().unwrap().to_owned();
+    b.run.signal("STOP");
+    let asleep = Instant::now();
+    let said = tokio::task::spawn_blocking(move || here.run(&["keys", "revoke", &kid, "--yes"])).await.unwrap();
+    said.fine();
+    assert!(asleep.elapsed() > Duration::from_secs(1), "nobody waited for its lease: {:?}", asleep.elapsed());
+    assert_eq!(active(&a, &secret, &token).await, Some(false));
+    let asking = (0..16).map(|_| active(&b, &secret, &token));
+    let waking = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        b.run.signal("CONT");
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(asking), waking);
+    assert!(answers.iter().all(|answer| *answer != Some(true)), "{answers:?}");
+    let mut answer = None;
+    until("it has a lease again and answers", async || {
+        answer = active(&b, &secret, &token).await;
+        answer.is_some()
+    })
+    .await;
+    assert_eq!(answer, Some(false));
 }

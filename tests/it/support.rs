@@ -193,8 +193,16 @@ impl Server {
 
     /// One more node on the same database (PostgreSQL), or the next one after a stop.
     pub async fn another(&self) -> Self {
-        let issuer = self.issuer.clone();
-        let change = move |config: &mut Config| config.issuer = Some(Issuer::parse(&issuer).unwrap());
+        self.another_with(|_| {}).await
+    }
+
+    /// The same with a configuration of its own.
+    pub async fn another_with(&self, change: impl FnOnce(&mut Config)) -> Self {
+        let issuer = Issuer::parse(&self.issuer).unwrap();
+        let change = |config: &mut Config| {
+            change(config);
+            config.issuer = Some(issuer);
+        };
         Self::at(self.place.clone(), self.clock.clone(), change).await
     }
 
@@ -432,7 +440,7 @@ pub async fn seed_keys(db: &Db) {
             let mut config = Config::default();
             config.keys.algorithms = Algorithm::ALL.to_vec();
             let master = Arc::new(MasterKeys::parse(MASTER_KEY).unwrap());
-            sealwright::keys::Keys::new(master, &config).ensure(&db, Clock::system().now()).await.unwrap();
+            sealwright::keys::Keys::new(master, &config).ensure(&db).await.unwrap();
             let rows = db.read(|conn| Box::pin(signing_keys::list(conn))).await.unwrap();
             std::fs::remove_dir_all(folder).unwrap();
             rows

@@ -145,7 +145,7 @@ async fn t121_timing_of_failed_sign_ins() {
         let csrf = browser.token().await;
         browsers.push((browser, csrf));
     }
-    let people = server.services.db.read(|conn| Box::pin(sealwright::store::users::list(conn))).await.unwrap();
+    let people = server.services.db.read(|conn| Box::pin(sealwright::store::users::page(conn, "", 100))).await.unwrap();
     let sub = |name: &str| people.iter().find(|row| row.username == name).map(|row| row.sub.clone());
     // Locked for good.
     Browser::stepwise(&server).sign_in("grace", WRONG).await;

@@ -137,6 +137,7 @@ both! {
         ask(&server, "many", &[CC, ("scope", "orders:read opaque")]).await.assert_error(400, "invalid_target");
         let answer = ask(&server, "many", &[CC, ("scope", "legacy")]).await;
         assert_eq!(part(answer.json["access_token"].as_str().unwrap(), 0)["alg"], "RS256");
+        assert_eq!(answer.json["expires_in"], 300, "neither says how long");
         let answer = ask(&server, "many", &[CC, ("scope", "opaque")]).await;
         assert!(answer.json["access_token"].as_str().unwrap().starts_with("swa_"), "{}", answer.text);
     }

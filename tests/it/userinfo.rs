@@ -228,7 +228,7 @@ both! {
         let services = &server.services;
         let plan = sealwright::apply::plan(&services.db, &file, &options, &services.passwords).await.unwrap();
         assert!(plan.is_empty(), "{plan}");
-        let export = services.db.read(|conn| Box::pin(sealwright::apply::export(conn))).await.unwrap();
+        let export = sealwright::apply::export(&services.db).await.unwrap();
         let text = export.to_toml().unwrap();
         let exported = sealwright::apply::parse(&text, sealwright::apply::Format::Toml).unwrap();
         let plan = sealwright::apply::plan(&services.db, &exported, &options, &services.passwords).await.unwrap();

@@ -29,7 +29,7 @@ both! {
         server.apply(PEOPLE).await;
         let export = async || {
             let db = &server.services.db;
-            let export = db.read(|conn| Box::pin(sealwright::apply::export(conn))).await.unwrap();
+            let export = sealwright::apply::export(db).await.unwrap();
             export.to_toml().unwrap()
         };
         let first = export().await;
@@ -200,14 +200,40 @@ both! {
         let told: Vec<bool> = vec![outcomes.0.is_ok(), outcomes.1.is_ok()];
         assert_eq!(told.iter().filter(|done| **done).count(), 1, "{told:?}");
         // All of it or nothing.
-        let export = server.services.db.read(|conn| Box::pin(sealwright::apply::export(conn))).await.unwrap().to_toml().unwrap();
+        let export = sealwright::apply::export(&server.services.db).await.unwrap().to_toml().unwrap();
         for name in ["One", "Other"] {
             assert_eq!(export.matches(&format!("= \"{name}\"")).count() % 2, 0, "{export}");
         }
         server.stop().await;
     }
 
-    /// However many people there are, a file reads whom it names; pruning goes through them in pages.
+    /// However a file writes a username, and whether it changes or removes a person, rows are taken in one order: nobody
+    /// waits in a circle, and who comes second is told to look again.
+    async fn files_that_write_names_differently_do_not_wait_for_each_other(engine) {
+        let server = Server::empty(engine).await;
+        let services = &server.services;
+        let file = |names: [&str; 4], text: &str| {
+            names.map(|name| format!("[[user]]\nusername = {name:?}\nname = {text:?}\npassword = \"{text} lantern gravel tuba\"\n")).concat()
+        };
+        server.apply(&file(["a", "b", "c", "d"], "zero")).await;
+        for round in 0..6 {
+            // By the letters alone: B C a d, and A D b c.
+            let one = server.plan(&file(["a", "B", "C", "d"], &format!("one{round}")), false).await.unwrap();
+            let other = match round % 2 {
+                0 => server.plan(&file(["A", "b", "c", "D"], &format!("other{round}")), false).await.unwrap(),
+                _ => server.plan("", true).await.unwrap(),
+            };
+            let commit = |plan| sealwright::apply::commit(&services.db, plan, &services.passwords);
+            let (one, other) = tokio::join!(commit(one), commit(other));
+            assert!(one.is_ok() != other.is_ok(), "{round}: {:?} {:?}", one.err(), other.err());
+            let told = one.err().or(other.err()).unwrap().to_string();
+            assert!(told.contains("have changed since"), "{round}: {told}");
+            server.apply(&file(["a", "b", "c", "d"], "zero")).await;
+        }
+        server.stop().await;
+    }
+
+    /// However many people there are, a file reads whom it names; pruning and the list go through them in pages.
     async fn a_file_finds_its_people_among_many(engine) {
         let server = Server::empty(engine).await;
         let many: Vec<String> = (0..1203).map(|n| format!("[[user]]\nusername = \"name{n}\"\n")).collect();
@@ -215,10 +241,26 @@ both! {
         server.apply(&many).await;
         let plan = server.plan(&many, true).await.unwrap();
         assert!(plan.is_empty());
+        let config = configured(&server.place, &server.issuer);
+        let list = |more: &[&str]| {
+            let arguments = [&["user", "list", "--config", &config], more].concat();
+            run(command(&server.place.folder, &arguments), None).fine().stdout
+        };
+        let people: Vec<Value> = serde_json::from_str(&list(&["--json"])).unwrap();
+        let names: Vec<&str> = people.iter().map(|person| person["username"].as_str().unwrap()).collect();
+        assert_eq!((names.len(), names.iter().collect::<std::collections::BTreeSet<_>>().len()), (1203, 1203));
+        let exported = sealwright::apply::export(&server.services.db).await.unwrap().to_toml().unwrap();
+        assert!(server.plan(&exported, true).await.unwrap().is_empty() && exported.matches("[[user]]").count() == 1203);
+        let lines = list(&[]);
+        assert_eq!((lines.lines().count(), lines.lines().next().unwrap().starts_with("SUB ")), (1204, true));
+        assert!(lines.lines().skip(1).zip(&names).all(|(line, name)| line.contains(&format!("  {name} "))));
         let rest = "[[user]]\nusername = \"name700\"\n[[user]]\nusername = \"name7\"";
         assert_eq!(server.plan(rest, true).await.unwrap().changes.len(), 1203);
         server.try_apply(rest, true).await.unwrap();
         assert_eq!(server.place.number("SELECT COUNT(*) FROM users").await, 2);
+        assert_eq!(list(&["--json"]).matches("\n  {\n").count(), 2);
+        server.try_apply("", true).await.unwrap();
+        assert_eq!((list(&["--json"]).as_str(), list(&[]).lines().count()), ("[]\n", 1));
         server.stop().await;
     }
 

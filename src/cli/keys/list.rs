@@ -16,7 +16,8 @@ Examples:
   sealwright keys list --dev --json
 
 A key is published (in the JWKS, to sign later), active (it signs), retiring (it signs no more; what it signed is
-good), retired (all that has expired) or revoked (nothing it signed is good).")]
+good), retired (all that has expired; listed for another 90 days) or revoked (nothing it signed is good; listed for
+ever, so that it cannot come back).")]
 pub struct Args {
     #[command(flatten)]
     source: Source,

@@ -1,7 +1,5 @@
 //! `sealwright keys reseal`.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use crate::app;
@@ -9,7 +7,7 @@ use crate::cli::dev;
 use crate::cli::output::{Failure, give, give_json, say};
 use crate::cli::source::Source;
 use crate::clock::Clock;
-use crate::keys::master::{self, Turned};
+use crate::keys::master::{self, Seals, Turned};
 
 /// Seal everything secret in the database with the newest master key
 #[derive(clap::Args)]
@@ -32,8 +30,8 @@ pub struct Args {
 /// What was done, as scripts read it.
 #[derive(Serialize)]
 struct Report<'a> {
-    sealed_by: String,
-    rewritten: BTreeMap<&'a str, i64>,
+    sealed_by: &'a str,
+    rewritten: &'a Seals,
     left: &'a [String],
 }
 
@@ -59,8 +57,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let done = master::reseal(db, keys).await?;
     if args.json {
-        let rewritten = done.rewritten.iter().map(|(name, (rows, _))| (*name, *rows)).collect();
-        give_json(&Report { sealed_by: newest.clone(), rewritten, left: &done.left })?;
+        give_json(&Report { sealed_by: &newest, rewritten: &done.rewritten, left: &done.left })?;
     } else {
         give(format_args!("sealed anew: {}", master::told(&done.rewritten)))?;
     }

@@ -1,9 +1,8 @@
 //! `sealwright keys retire`.
 
-use super::{Desk, confirm, refused, rfc3339};
+use super::{Desk, OneKey, confirm, refused, rfc3339};
 use crate::audit::Actor;
 use crate::cli::output::{Failure, say};
-use crate::cli::source::Source;
 use crate::clock::SECOND;
 use crate::keys::KeyState;
 use crate::keys::rotate::Refusal;
@@ -17,21 +16,12 @@ Examples:
 It says what breaks, and asks. Only a key that signs no more can be ended so; see `keys rotate`, and `keys revoke` for
 one that leaked.")]
 pub struct Args {
-    /// Which key, as `keys list` shows it
-    #[arg(value_name = "KID", allow_hyphen_values = true)]
-    kid: String,
     #[command(flatten)]
-    source: Source,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Give the result as JSON on stdout
-    #[arg(long)]
-    json: bool,
+    key: OneKey,
 }
 
 /// Retires it.
-pub async fn run(args: Args) -> Result<(), Failure> {
+pub async fn run(Args { key: args }: Args) -> Result<(), Failure> {
     let desk = Desk::open(&args.source).await?;
     let (row, algorithm, state) = desk.find(&args.kid).await?;
     if state != KeyState::Retiring {

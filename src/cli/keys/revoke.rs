@@ -1,10 +1,9 @@
 //! `sealwright keys revoke`.
 
-use super::{Desk, Outcome, confirm, refused, rfc3339};
+use super::{Desk, OneKey, Outcome, confirm, refused, rfc3339};
 use crate::audit::Actor;
 use crate::cli::database;
 use crate::cli::output::{Failure, say};
-use crate::cli::source::Source;
 use crate::clients::Client;
 use crate::clock::SECOND;
 use crate::keys::KeyState;
@@ -27,21 +26,12 @@ Examples:
 It says what breaks and for whom, and asks. When it returns, no running server calls a token of this key active, the
 JWKS does not have it, and the next key signs.")]
 pub struct Args {
-    /// Which key, as `keys list` shows it
-    #[arg(value_name = "KID", allow_hyphen_values = true)]
-    kid: String,
     #[command(flatten)]
-    source: Source,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Give the result as JSON on stdout
-    #[arg(long)]
-    json: bool,
+    key: OneKey,
 }
 
 /// Revokes it.
-pub async fn run(args: Args) -> Result<(), Failure> {
+pub async fn run(Args { key: args }: Args) -> Result<(), Failure> {
     let desk = Desk::open(&args.source).await?;
     let (row, algorithm, state) = desk.find(&args.kid).await?;
     match state {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use http::HeaderMap;
 use http::request::Parts;
@@ -71,7 +71,7 @@ impl Answer {
 async fn by_get(State(services): State<Arc<Services>>, parts: Parts) -> Response {
     let cx = view(&services, &parts.extensions);
     let parameters = Parameters::read(parts.uri.query().unwrap_or_default().as_bytes());
-    let form = &parameters.form;
+    let (form, locales) = (&parameters.form, parameters.locales());
     // A request is told from our own redirects by its client_id; what else it carries changes nothing of a flow.
     let step = match (form.get("client_id"), form.get("flow"), form.get("stored")) {
         (None, Some(id), _) => resume(&cx, &parts, FlowId(id.to_owned())).await,
@@ -82,7 +82,7 @@ async fn by_get(State(services): State<Arc<Services>>, parts: Parts) -> Response
             Err(error) => Err(error),
         },
     };
-    finish(&cx, &parts.headers, step)
+    finish(&cx, (&parts.headers, &locales), step)
 }
 
 /// A browser does not send our cookies (SameSite=Lax) with a form of another site: the request is stored, and a GET
@@ -90,6 +90,7 @@ async fn by_get(State(services): State<Arc<Services>>, parts: Parts) -> Response
 async fn by_post(State(services): State<Arc<Services>>, parts: Parts, body: Body) -> Response {
     let read = form::read_form_with(&parts.headers, body, MAX_BODY, Parameters::read).await;
     let cx = view(&services, &parts.extensions);
+    let locales = read.as_ref().map(Parameters::locales).unwrap_or_default();
     let step = match read {
         Err(error) => Err(error),
         Ok(parameters) => match checked(&cx, parameters).await {
@@ -101,7 +102,7 @@ async fn by_post(State(services): State<Arc<Services>>, parts: Parts, body: Body
             Err(error) => Err(error),
         },
     };
-    finish(&cx, &parts.headers, step)
+    finish(&cx, (&parts.headers, &locales), step)
 }
 
 /// A request that passed every check, or what its client is told.
@@ -241,13 +242,16 @@ fn session_of(parts: &Parts) -> Result<&Session> {
     parts.extensions.get::<Session>().ok_or_else(|| Error::internal("no session layer around this route"))
 }
 
-/// Whom `login_hint` means, of those signed in: by username or e-mail address.
+/// Whom `login_hint` means, of those signed in: by username or e-mail address, both as usernames are compared.
 async fn hinted<'s>(cx: &Cx<'_>, asked: &Asked, sign_ins: &'s [SignIn]) -> Result<Option<&'s SignIn>> {
     let Some(hint) = &asked.login_hint else { return Ok(None) };
+    // An e-mail address may be longer than a username.
+    let compared = |name: &str| users::username_key(name).unwrap_or_else(|_| name.trim().to_lowercase());
+    let hint = compared(hint);
     for sign_in in sign_ins {
         let Some(user) = users::find(&cx.db, &sign_in.sub).await? else { continue };
         let email = user.profile.claims.get("email").and_then(serde_json::Value::as_str);
-        if email.into_iter().chain([user.username.as_str()]).any(|name| name.eq_ignore_ascii_case(hint)) {
+        if email.into_iter().chain([user.username.as_str()]).any(|name| compared(name) == hint) {
             return Ok(Some(sign_in));
         }
     }
@@ -264,7 +268,9 @@ fn ended() -> Error {
     Error::invalid_request("No such sign-in in this browser.")
 }
 
-fn finish(cx: &Cx<'_>, headers: &HeaderMap, step: Result<Step>) -> Response {
+/// The answer; a page of ours is in one of `locales`, or else of the languages that the browser accepts.
+fn finish(cx: &Cx<'_>, (headers, locales): (&HeaderMap, &[String]), step: Result<Step>) -> Response {
+    let on_a_page = |error| pages::failed(error, Frame::new(&cx.look, headers, locales).texts, &cx.request_id);
     match step {
         Ok(Step::Go(to)) => pages::see_other(&to),
         Ok(Step::Answer(answer)) => {
@@ -272,16 +278,18 @@ fn finish(cx: &Cx<'_>, headers: &HeaderMap, step: Result<Step>) -> Response {
             cx.audit.count(cx, Counted::Authorization, Some(&client.client_id), outcome.as_ref().map(drop));
             match outcome {
                 // RFC 9700 §4.11.2: whom nobody vouches for does not get people by an error alone (T-112).
-                Err(error) if !acted && client.unverified => error.into_response(),
+                Err(error) if !acted && client.unverified => on_a_page(error),
                 outcome => {
-                    let frame = Frame::new(&cx.look, headers, &asked.ui_locales);
+                    // What was refused early has no languages yet.
+                    let locales = if asked.ui_locales.is_empty() { locales } else { &asked.ui_locales };
+                    let frame = Frame::new(&cx.look, headers, locales);
                     respond::to_client(frame, &cx.issuer, &asked, outcome)
                 }
             }
         }
         Err(error) => {
             cx.audit.count(cx, Counted::Authorization, None, Err(&error));
-            error.into_response()
+            on_a_page(error)
         }
     }
 }

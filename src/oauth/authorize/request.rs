@@ -7,6 +7,7 @@ use crate::cx::Cx;
 use crate::error::{Error, Result};
 use crate::flow::Asked;
 use crate::form::{self, Form};
+use crate::pages::texts;
 use crate::wire::ResponseMode;
 
 /// The parameters of a request.
@@ -25,12 +26,20 @@ impl Parameters {
         match Form::parse(bytes) {
             Ok(form) => Self { form, unread: None },
             Err(wrong) => {
-                let subsets: [&[&str]; 2] =
-                    [&["client_id", "redirect_uri", "response_mode", "state"], &["client_id", "redirect_uri"]];
+                let subsets: [&[&str]; 3] = [
+                    &["client_id", "redirect_uri", "response_mode", "state", "ui_locales"],
+                    &["client_id", "redirect_uri", "response_mode", "state"],
+                    &["client_id", "redirect_uri"],
+                ];
                 let form = subsets.iter().find_map(|names| only(bytes, names)).unwrap_or_default();
                 Self { form, unread: Some(wrong) }
             }
         }
+    }
+
+    /// The languages that the client asks for, the preferred first; also where it cannot be answered.
+    pub(super) fn locales(&self) -> Vec<String> {
+        texts::tags(self.form.get("ui_locales").unwrap_or_default())
     }
 }
 
@@ -105,6 +114,7 @@ mod tests {
         assert_eq!(repeated.form.get("client_id"), Some("a"));
         assert_eq!(repeated.form.get("state"), Some("s"));
         assert_eq!(repeated.form.get("scope"), None);
+        assert_eq!(read("ui_locales=de-AT+en&scope=c&scope=c").locales(), ["de-AT", "en"]);
         let state = read("client_id=a&redirect_uri=b&state=s&st%61te=t");
         assert_eq!((state.form.get("redirect_uri"), state.form.get("state")), (Some("b"), None));
         for text in [

@@ -1,0 +1,133 @@
+//! The consent page: who asks, for what, at which API and for how long, in words; and how pages carry the name, colour
+//! and logo of who runs them.
+
+use crate::authorize::execute;
+use crate::browser::{Browser, Page};
+use crate::people::{ADA, BOB, PEOPLE, authorization_url, tokens};
+use crate::support::{Engine, Server, both};
+
+/// The people's file with a second API, at which tokens live for a minute and a half.
+fn file() -> String {
+    let stock = "[[resource]]\nidentifier = \"https://stock.example.com\"\nname = \"The stock\"\naccess_token_lifetime = 90\n\
+                 scopes = { \"stock:read\" = \"See what there is\", \"stock:write\" = \"Change what there is\" }\n\n";
+    let file = PEOPLE.replacen("[[client]]", &format!("{stock}[[client]]"), 1);
+    file.replacen("offline_access orders:read\"", "offline_access orders:read stock:read stock:write\"", 1)
+}
+
+async fn people(engine: Engine) -> Server {
+    let server = Server::empty(engine).await;
+    server.apply(&file()).await;
+    server
+}
+
+/// What a person reads of a page, tags left out.
+fn words(page: &Page) -> String {
+    let text: Vec<&str> =
+        page.text.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
+    text.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+async fn asked(server: &Server, scope: &str, more: &[(&str, &str)]) -> Page {
+    let mut browser = Browser::new(server);
+    let login = browser.get(&authorization_url(server, scope, more)).await;
+    let page = browser.fill_in(&login, ADA).await;
+    assert!(page.is_at("/consent"), "{}: {}", page.url, page.text);
+    page
+}
+
+both! {
+    async fn s73_who_asks_for_what_and_for_how_long_is_told_in_words(engine) {
+        let server = people(engine).await;
+        let page = asked(&server, "openid email orders:read stock:read", &[]).await;
+        let text = words(&page);
+        for part in [
+            "Web shop asks for access to your account.",
+            "It will send you to shop.example.com. You are signed in as ada.",
+            "Web shop will be able to",
+            // By API, what is about the person first, and the APIs in the names that people know.
+            "About you Know who you are, by an identifier See your e-mail address Orders API Read orders The stock See what there is",
+            "For how long While you are signed in here; each time for 90 seconds at most.",
+            "Web shop learns only that you said no",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        for absent in ["Change what there is", "See your name", "Nobody has checked", "while you are away", "orders:read", "https://stock"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        // The buttons have stable ids that are their names; who presses Enter has not said yes.
+        let form = page.forms().remove(0);
+        let buttons: Vec<(&str, &str)> = form.buttons.iter().map(|(id, name, _)| (id.as_str(), name.as_str())).collect();
+        assert_eq!(buttons, [("deny", "deny"), ("approve", "approve")]);
+        let page = asked(&server, "openid orders:read", &[]).await;
+        assert!(words(&page).contains("each time for 5 minutes at most."), "{}", words(&page));
+        let page = asked(&server, "openid offline_access", &[]).await;
+        assert!(words(&page).contains("Until you take it back, also while you are away."), "{}", words(&page));
+        let native = [("client_id", "app"), ("redirect_uri", "http://127.0.0.1:7/cb")];
+        let page = asked(&server, "openid", &native).await;
+        assert!(words(&page).contains("App asks for access") && words(&page).contains("send you to 127.0.0.1."), "{}", words(&page));
+    }
+
+    /// S-66, T-155: whom nobody vouches for is asked about each time, with a warning, whatever was agreed to before.
+    async fn t155_s66_an_unverified_client_asks_each_time_with_a_warning(engine) {
+        let server = people(engine).await;
+        let mut browser = Browser::new(&server);
+        tokens(&server, &mut browser, ADA, "openid").await;
+        execute(&server, "UPDATE clients SET managed_by = 'registration' WHERE client_id = 'web'").await;
+        server.services.clients.invalidate("web");
+        for _ in 0..2 {
+            let page = browser.get(&authorization_url(&server, "openid", &[])).await;
+            assert!(page.is_at("/consent"), "{}", page.url);
+            let text = words(&page);
+            assert!(text.contains("Nobody has checked this application It registered itself here."), "{text}");
+            assert!(browser.press(&page, "approve", &[]).await.parameter("code").is_some());
+        }
+        let silent = browser.get(&authorization_url(&server, "openid", &[("prompt", "none")])).await;
+        assert!(silent.away.is_none(), "T-112: {silent:?}");
+    }
+
+    /// What another person, or another client, was allowed is not what this one was.
+    async fn t155_consents_are_of_one_person_and_one_client(engine) {
+        let server = people(engine).await;
+        let mut browser = Browser::new(&server);
+        tokens(&server, &mut browser, ADA, "openid orders:read").await;
+        let agreed = |scope: &str| authorization_url(&server, scope, &[]);
+        assert!(browser.get(&agreed("openid orders:read")).await.parameter("code").is_some());
+        assert!(browser.get(&agreed("openid")).await.parameter("code").is_some(), "less than that");
+        assert!(browser.get(&agreed("openid stock:read")).await.has("approve"), "another API");
+        assert!(browser.get(&agreed("openid email")).await.has("approve"), "another scope");
+        assert!(browser.get(&authorization_url(&server, "openid", &[("prompt", "consent")])).await.has("approve"));
+        let native = [("client_id", "app"), ("redirect_uri", "http://127.0.0.1:7/cb")];
+        assert!(browser.get(&authorization_url(&server, "openid", &native)).await.has("approve"), "another client");
+        let mut other = Browser::new(&server);
+        let login = other.get(&agreed("openid")).await;
+        assert!(other.fill_in(&login, BOB).await.has("approve"), "another person");
+        // The client is another one now.
+        server.apply(&file().replacen("\"Web shop\"", "\"Other shop\"", 1)).await;
+        let page = browser.get(&agreed("openid")).await;
+        assert!(words(&page).contains("Other shop asks for access"), "{}", page.text);
+    }
+
+    async fn pages_carry_the_name_colour_and_logo_of_who_runs_them(engine) {
+        const LOGO: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\"><circle r=\"1\"/></svg>";
+        let path = std::env::temp_dir().join(format!("logo-{:x}.svg", u128::from_be_bytes(sealwright::secret::random().unwrap())));
+        std::fs::write(&path, LOGO).unwrap();
+        let server = Server::with(engine, |config| {
+            config.branding.name = "Larkspur <b>Bank</b>".into();
+            config.branding.color = "#006644".into();
+            config.branding.logo = Some(path.clone());
+        })
+        .await;
+        std::fs::remove_file(&path).unwrap();
+        let mut browser = Browser::new(&server);
+        let page = browser.get("/login").await;
+        assert!(page.text.contains("Larkspur &#60;b&#62;Bank") && !page.text.contains("<b>"), "{}", page.text);
+        let link = |page: &Page, before: &str| page.text.split(before).nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let css = browser.get(&link(&page, "rel=\"stylesheet\" href=\"")).await;
+        assert!(css.text.contains("--accent:#006644"), "{}", css.text);
+        let logo = browser.get(&link(&page, "<img src=\"")).await;
+        assert_eq!((logo.status, logo.header("content-type"), logo.text.as_str()), (200, "image/svg+xml", LOGO));
+        // What is in it runs nowhere.
+        assert!(logo.header("content-security-policy").starts_with("default-src 'none'"), "{logo:?}");
+        assert_eq!(logo.header("x-content-type-options"), "nosniff");
+    }
+}
