@@ -16,8 +16,8 @@
 #   fuzz     the fuzz targets under libFuzzer, SEALWRIGHT_FUZZ_SECONDS each (300); then bytes on connections.
 #            What it finds and keeps is in target/fuzz. SEALWRIGHT_FUZZ_TARGETS="form jwk" takes only those.
 #   flood    sign-ins begun by strangers, and logins at once: rows and memory stay within their bounds
-#   timing   T-48, T-121: times of right and wrong secrets and of sign-ins that fail for one reason or another, and
-#            Welch's t of them; beyond ±4.5 is a leak
+#   timing   T-48: times of right and wrong secrets, whose Welch's t beyond ±4.5 is a leak; T-121: sign-ins that fail for one
+#            reason or another, whose medians are less than 2 % apart and whose distributions are alike (p > 0.01)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/need.sh
