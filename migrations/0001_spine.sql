@@ -1,4 +1,5 @@
--- One text for both engines (store/migrate.rs): BYTEA becomes BLOB on SQLite, TEXT is COLLATE "C" on PostgreSQL. Times are microseconds since the epoch, UTC.
+-- One text for both engines (store/migrate.rs): BYTEA becomes BLOB on SQLite, TEXT is COLLATE "C" on PostgreSQL, which has
+-- nothing but rows without rowid. Times are microseconds since the epoch, UTC.
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -100,7 +101,8 @@ CREATE TABLE revocations (
 );
 CREATE INDEX revocations_expiry ON revocations (expires_at);
 
--- Everything opaque and short-lived. Kinds never mix: an id of one kind is nothing to another.
+-- Everything opaque and short-lived. Kinds never mix: an id of one kind is nothing to another. Short rows that are written
+-- often are one tree on SQLite, not two.
 CREATE TABLE artifacts (
     kind       TEXT NOT NULL,
     id         BYTEA NOT NULL,
@@ -109,7 +111,7 @@ CREATE TABLE artifacts (
     -- Of what anybody may leave here without signing in: the network that it came from, whose share is bounded.
     source     TEXT,
     PRIMARY KEY (kind, id)
-);
+) WITHOUT ROWID;
 CREATE INDEX artifacts_source ON artifacts (source, expires_at) WHERE source IS NOT NULL;
 CREATE INDEX artifacts_expiry ON artifacts (expires_at);
 
@@ -133,4 +135,4 @@ CREATE TABLE usage_counters (
     outcome   TEXT NOT NULL,
     n         BIGINT NOT NULL,
     PRIMARY KEY (hour, event, client_id, outcome)
-);
+) WITHOUT ROWID;

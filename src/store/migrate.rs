@@ -21,7 +21,11 @@ fn migrator(sqlite: bool) -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, text)| {
         // Texts are compared and sorted by their bytes, on SQLite by itself; on PostgreSQL the system's rules for a
         // language differ between machines, and an index that was made by others is broken.
-        let text = if sqlite { text.replace("BYTEA", "BLOB") } else { text.replace(" TEXT", " TEXT COLLATE \"C\"") };
+        let text = if sqlite {
+            text.replace("BYTEA", "BLOB")
+        } else {
+            text.replace(" TEXT", " TEXT COLLATE \"C\"").replace(" WITHOUT ROWID", "")
+        };
         Migration::new(*version, (*name).into(), MigrationType::Simple, AssertSqlSafe(text).into_sql_str(), false)
     });
     let mut migrator = Migrator::with_migrations(migrations.collect());

@@ -219,7 +219,8 @@ async fn commit(tx: &mut Tx, text: &'static str) -> Result<(), StoreError> {
 
 async fn command(tx: &mut Tx, text: &'static str) -> Result<(), StoreError> {
     match tx.on() {
-        On::Sqlite(conn) => conn.execute(text).await.map(drop).map_err(StoreError::from),
+        // A query, unlike a bare text, is kept prepared.
+        On::Sqlite(conn) => sqlx::query(text).execute(conn).await.map(drop).map_err(StoreError::from),
         On::Postgres(_) => Err(StoreError::Unfit("the writer is SQLite's".into())),
     }
 }
