@@ -1,53 +1,47 @@
-"""People at a real Chromium, with the headers that production has: signing in, refusing, switching, signing out.
+"""People at a real Chromium, as in production: signing in, refusing, switching, signing out.
 
-Each flow runs with JavaScript and without. The client is a page on another origin (a loopback server), or an
-application with a scheme of its own. Screenshots of each page, light and dark, at 360 and 1280 pixels, go to
-$SEALWRIGHT_TEST_SCREENSHOTS; axe-core (from $SEALWRIGHT_TEST_NODE) finds nothing to complain of on any of them.
+The server runs by its configuration file and serves https; the client is a page on another site, or an application with
+a scheme of its own or a loopback address. Each flow runs with JavaScript and without. One short pass is by http at a
+loopback issuer. Screenshots of each page, light and dark, at 360 and 1280 pixels, go to $SEALWRIGHT_TEST_SCREENSHOTS;
+axe-core (from $SEALWRIGHT_TEST_NODE) finds nothing to complain of on any of them.
 """
 
-import base64
 import contextlib
-import http.server
-import os
 import secrets
-import sys
-import threading
-import time
+import sqlite3
+import tempfile
 import urllib.parse
-from pathlib import Path
 
-from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "interop"))
-from sealwright import Checks, Sealwright, equal, free_port  # noqa: E402
+from sites import ISSUER, NEIGHBOUR, SHOP, Certificate, Site, serving
+from visit import PEOPLE, VERIFIER, Visit, as_new, chromium, equal
+from sealwright import Checks, Sealwright, basic, http
 
-SCREENSHOTS = Path(os.environ.get("SEALWRIGHT_TEST_SCREENSHOTS") or "target/screenshots")
-AXE = Path(os.environ["SEALWRIGHT_TEST_NODE"]) / "node_modules/axe-core/axe.min.js"
-PEOPLE = {
-    "ada": "ada rows 9 gulls home", "bob": "bob mends 4 lamps nightly", "eve": "eve carves 7 spoons slowly",
-}
+SECRET = "imported-secret-of-at-least-32-characters"
 CUSTOM = "com.example.app:/cb"
-# RFC 7636, Appendix B: nobody redeems these codes.
-CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
 
-def apply_file(port):
-    """People, a web application at `port`, and a native one."""
+def apply_file(origin):
+    """People; a web application at `origin`, two native ones, and one that is to ask for much."""
     users = "".join(
         f'[[user]]\nusername = "{name}"\npassword = "{password}"\nname = "{name.title()}"\n'
         for name, password in PEOPLE.items()
     )
-    origin = f"http://127.0.0.1:{port}"
     return users + f"""
+[[resource]]
+identifier = "https://notes.example.com"
+name = "Notes and calendars of the whole department"
+
+[resource.scopes]
+"notes:read" = "Read your notes, and those that others share with you"
+"notes:write" = "Write, move and delete notes"
+
 [[client]]
 client_id = "web"
 client_name = "Web shop"
-client_secret = "imported-secret-of-at-least-32-characters"
+client_secret = "{SECRET}"
 grant_types = ["authorization_code", "refresh_token"]
 redirect_uris = ["{origin}/cb"]
 post_logout_redirect_uris = ["{origin}/bye"]
@@ -59,207 +53,38 @@ client_name = "Pocket shop"
 token_endpoint_auth_method = "none"
 application_type = "native"
 grant_types = ["authorization_code"]
-redirect_uris = ["{CUSTOM}"]
+redirect_uris = ["{CUSTOM}", "http://127.0.0.1/cb"]
 scope = "openid profile"
+
+[[client]]
+client_id = "stranger"
+client_name = "A notebook with a name that is longer than most"
+client_secret = "{SECRET}"
+grant_types = ["authorization_code", "refresh_token"]
+redirect_uris = ["{origin}/cb"]
+scope = "openid profile email address phone groups offline_access notes:read notes:write"
 """
 
 
-class Client(http.server.BaseHTTPRequestHandler):
-    """The client's page: it shows that it was reached, and the browser's address tells the answer, or what was posted."""
-
-    # What forms brought, by state.
-    posted = {}
-
-    def do_POST(self):  # pylint: disable=invalid-name
-        """The form of form_post."""
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        form = dict(urllib.parse.parse_qsl(body))
-        Client.posted[form.get("state")] = (self.path, self.headers["Origin"], form)
-        self.do_GET()
-
-    def do_GET(self):  # pylint: disable=invalid-name
-        """Any page."""
-        body = b'<!doctype html><html lang="en"><title>client</title><h1 id="client">Back at the client</h1></html>'
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):  # pylint: disable=arguments-differ
-        """Says nothing."""
-
-
 @contextlib.contextmanager
-def client_at(port):
-    """Serves the client's page."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Client)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+def visits(checks, server, arguments, scripts):
+    """`flow(name)` is a check and gives a visit, in a browser that has kept nothing of the one before."""
+    with chromium(arguments, scripts) as driver:
+        @contextlib.contextmanager
+        def flow(name):
+            with checks(name if scripts else f"{name}_without_scripts"):
+                as_new(driver, scripts)
+                yield Visit(driver, server, SHOP, scripts)
+
+        yield flow
 
 
-@contextlib.contextmanager
-def chromium(scripts=True):
-    """A browser with a profile of its own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = os.environ.get("SEALWRIGHT_TEST_CHROMIUM", "/usr/bin/chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
-                     "--disable-background-networking", "--disable-component-update", "--no-proxy-server"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-    driver.set_page_load_timeout(30)
-    if not scripts:
-        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-class Visit:
-    """One person's way through the pages."""
-
-    def __init__(self, driver, server, port, scripts=True):
-        self.driver, self.server, self.scripts = driver, server, scripts
-        self.origin = f"http://127.0.0.1:{port}"
-
-    def url(self, client="web", **more):
-        """Where the client sends the browser."""
-        parameters = {
-            "response_type": "code", "client_id": client, "scope": "openid profile", "state": secrets.token_hex(8),
-            "redirect_uri": CUSTOM if client == "app" else f"{self.origin}/cb",
-            "code_challenge": CHALLENGE, "code_challenge_method": "S256", **more,
-        }
-        return self.server.url("/oauth2/authorize?" + urllib.parse.urlencode(parameters))
-
-    def wait(self, what, condition):
-        """Waits until it is so."""
-        WebDriverWait(self.driver, 20).until(lambda _: condition(), f"{what}; at {self.driver.current_url}")
-
-    def find(self, name):
-        """The element with this id."""
-        self.wait(f"no #{name}", lambda: self.driver.find_elements(By.ID, name))
-        return self.driver.find_element(By.ID, name)
-
-    def has(self, name):
-        """Whether the page has the element with this id."""
-        return bool(self.driver.find_elements(By.ID, name))
-
-    def sign_in(self, username, password=None):
-        """Fills the form in and sends it."""
-        self.find("username").clear()
-        self.find("username").send_keys(username)
-        self.find("password").send_keys(password or PEOPLE[username])
-        self.press("submit")
-
-    def press(self, name):
-        """Presses a button; the page that comes of it is there after."""
-        button = self.find(name)
-        button.click()
-
-    def comes(self, username, decision="approve", **more):
-        """Is sent here by the client, signs in, and decides."""
-        self.driver.get(self.url(prompt="consent", **more))
-        self.sign_in(username)
-        self.press(decision)
-
-    def keys(self, *keys):
-        """Types, wherever the keyboard is."""
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def tab_to(self, name):
-        """Goes to the element with this id by the tabulator; it shows that the keyboard is there."""
-        self.find(name)
-        for _ in range(12):
-            here = self.driver.switch_to.active_element
-            if here.get_attribute("id") == name:
-                equal(here.value_of_css_property("outline-style") == "none", False, f"#{name} shows no focus")
-                return
-            self.keys(Keys.TAB)
-        raise AssertionError(f"the tabulator does not lead to #{name} at {self.driver.current_url}")
-
-    def answer(self, page="/cb"):
-        """What the client was told, once the browser is there."""
-        self.wait("not back at the client", lambda: self.driver.current_url.startswith(self.origin + page))
-        query = urllib.parse.urlsplit(self.driver.current_url).query
-        return dict(urllib.parse.parse_qsl(query))
-
-    def through(self, username):
-        """Does what the pages ask for; what the client was told at the end."""
-        for _ in range(50):
-            self.wait("no page that is known", lambda: (
-                any(map(self.has, ("submit", "approve", "client"))) or self.driver.find_elements(By.NAME, "account")
-            ))
-            if self.has("client"):
-                break
-            try:
-                if self.has("approve"):
-                    self.driver.find_element(By.NAME, "approve").click()
-                elif self.has("submit"):
-                    self.sign_in(username)
-                else:
-                    account = f"//button[@name='account'][normalize-space()='{username}']"
-                    self.driver.find_element(By.XPATH, account).click()
-            except WebDriverException:
-                # The browser went on between the look and the press, which its driver says in several ways.
-                time.sleep(0.05)
-        return self.answer()
-
-    def look(self, name):
-        """Screenshots of this page, and what axe-core has to say."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        for scheme in ("light", "dark"):
-            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-                "features": [{"name": "prefers-color-scheme", "value": scheme}],
-            })
-            for width in (360, 1280):
-                self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-                    "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False,
-                })
-                size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-                shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {
-                    "captureBeyondViewport": True,
-                    "clip": {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1},
-                })
-                (SCREENSHOTS / f"{name}-{scheme}-{width}.png").write_bytes(base64.b64decode(shot["data"]))
-                if self.scripts:
-                    self.complain(f"{name}, {scheme}, {width}")
-        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-    def complain(self, where):
-        """Raises with each violation that axe-core finds. It comes by the driver, past the page's policy."""
-        self.driver.execute_script(AXE.read_text())
-        found = self.driver.execute_async_script(
-            "const done = arguments[arguments.length - 1];"
-            "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
-            ".then(r => done(r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | '))),"
-            " e => done([String(e)]));"
-        )
-        equal(found, [], where)
-        wide = self.driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-        equal(wide > 0, False, f"{where}: wider than the window")
-
-    def blocked(self):
-        """What the browser refused for the page's policy."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if "favicon" not in entry["message"]
-                and "Content Security Policy" in entry["message"]]
-
-
-def flows(checks, server, port, scripts):
-    """Every flow, in a browser of its own each."""
+def flows(flow, server, arguments, loopback, scripts):
+    """Every flow; another browser has `arguments`, and somebody listens at the port `loopback`."""
     kind = "" if scripts else "_without_scripts"
 
-    @contextlib.contextmanager
-    def flow(name):
-        with checks(name + kind), chromium(scripts) as driver:
-            yield Visit(driver, server, port, scripts)
-
     with flow("wrong_password_then_signs_in_and_agrees") as visit:
-        visit.driver.get(visit.url(prompt="consent"))
+        visit.sent(prompt="consent")
         visit.find("username")
         visit.look(f"login{kind}")
         visit.sign_in("ada", "not the right one at all")
@@ -274,7 +99,7 @@ def flows(checks, server, port, scripts):
         equal(visit.blocked(), [])
 
     with flow("signs_in_and_agrees_with_the_keyboard_alone") as visit:
-        visit.driver.get(visit.url(prompt="consent"))
+        visit.sent(prompt="consent")
         visit.tab_to("username")
         visit.keys("ada")
         visit.tab_to("password")
@@ -288,14 +113,15 @@ def flows(checks, server, port, scripts):
         equal(visit.answer().get("error"), "access_denied")
 
     with flow("a_client_that_asks_for_nonsense_is_told_on_a_page") as visit:
-        visit.driver.get(visit.url(redirect_uri="https://evil.example.com/cb"))
+        visit.sent(redirect_uri="https://evil.example.com/cb")
+        visit.find("request-id")
         equal(visit.driver.current_url.startswith(server.issuer), True)
         visit.look(f"problem{kind}")
 
     with flow("switches_accounts") as visit:
         visit.comes("ada")
         visit.answer()
-        visit.driver.get(visit.url(prompt="select_account"))
+        visit.sent(prompt="select_account")
         visit.find("another")
         visit.look(f"accounts{kind}")
         visit.press("another")
@@ -313,33 +139,32 @@ def flows(checks, server, port, scripts):
     with flow("signs_out") as visit:
         visit.comes("ada")
         visit.answer()
-        query = {"client_id": "web", "post_logout_redirect_uri": f"{visit.origin}/bye", "state": "s"}
-        visit.driver.get(server.url("/logout?" + urllib.parse.urlencode(query)))
+        visit.sent(logout_url(visit))
         visit.find("submit")
         visit.look(f"logout{kind}")
         visit.press("submit")
         equal(visit.answer("/bye"), {"state": "s"})
         visit.driver.get(server.url("/logout"))
         visit.look(f"signed-out{kind}")
-        visit.driver.get(visit.url(prompt="none"))
+        visit.sent(prompt="none")
         equal(visit.answer().get("error"), "login_required")
 
-    with flow("an_answer_by_form_to_another_origin") as visit:
+    with flow("an_answer_by_form_to_another_site") as visit:
         state = secrets.token_hex(8)
         visit.comes("ada", response_mode="form_post", state=state)
         if not scripts:
             visit.wait("no button to go on with", lambda: "Back to the application" in visit.driver.title)
             visit.look(f"form-post{kind}")
             visit.press("submit")
-        visit.wait("never posted", lambda: state in Client.posted)
-        path, _, form = Client.posted[state]
-        equal((path, bool(form.get("code")), form.get("iss"), sorted(form)), ("/cb", True, server.issuer, ["code", "iss", "state"]))
+        visit.wait("never posted", lambda: state in Site.posted)
+        path, site, form = Site.posted[state]
+        equal((path, site, form.get("iss"), sorted(form)), ("/cb", "cross-site", server.issuer, ["code", "iss", "state"]))
         visit.find("client")
         equal(visit.driver.current_url, f"{visit.origin}/cb")
         equal(visit.blocked(), [])
 
-    with flow("takes_back_what_was_granted_and_changes_the_password") as visit, chromium(scripts) as other:
-        there = Visit(other, server, port, scripts)
+    with flow("takes_back_what_was_granted_and_changes_the_password") as visit, chromium(arguments, scripts) as other:
+        there = Visit(other, server, SHOP, scripts)
         there.driver.get(server.url("/login"))
         there.sign_in("eve")
         there.wait("not signed in", lambda: there.has("change-password"))
@@ -374,7 +199,7 @@ def flows(checks, server, port, scripts):
                 visit.wait("no word of the wrong one", lambda: visit.has("error"))
         visit.wait("not changed", lambda: "The password is changed." in visit.driver.page_source)
         PEOPLE["eve"] = new
-        visit.driver.get(visit.url(prompt="login consent"))
+        visit.sent(prompt="login consent")
         visit.sign_in("eve")
         visit.find("approve")
 
@@ -406,19 +231,172 @@ def flows(checks, server, port, scripts):
         equal(visit.through("ada").get("state"), "tab2")
 
     with flow("an_application_with_its_own_scheme") as visit:
-        visit.comes("ada", client="app")
+        visit.comes("ada", client="app", redirect_uri=CUSTOM)
         # No program here takes the scheme; that the browser tried, and that the policy let it, is in its logs.
-        visit.wait("never sent to the scheme", lambda: any(
-            CUSTOM in entry["message"] for entry in visit.driver.get_log("performance")
-        ))
+        visit.logged(f"{CUSTOM}?code=")
         equal([line for line in visit.blocked() if "form-action" in line], [])
+
+    with flow("an_application_at_a_loopback_address") as visit:
+        # From https to http after a form, which browsers do not like everywhere.
+        origin = f"http://127.0.0.1:{loopback}"
+        visit.comes("ada", client="app", redirect_uri=f"{origin}/cb")
+        equal(bool(visit.answer(origin=origin).get("code")), True)
+        equal(visit.blocked(), [])
+
+    with flow("a_request_posted_by_another_site_meets_who_is_signed_in") as visit:
+        visit.comes("ada", by="post")
+        equal(bool(visit.answer().get("code")), True)
+        # A foreign form brings no cookie of ours; the GET of the stored request does, or nobody would be signed in.
+        visit.driver.get_log("performance")
+        visit.sent(by="post", prompt="none", state="posted")
+        equal({name: bool(value) for name, value in visit.answer().items()}, {"code": True, "state": True, "iss": True})
+        visit.logged("/oauth2/authorize?stored=")
+
+    with flow("a_client_that_holds_the_id_token_signs_out_at_once") as visit:
+        for by in ("link", "post"):
+            visit.comes("ada")
+            code = visit.answer()["code"]
+            visit.sent(logout_url(visit, id_token_hint=redeem(server, code)), by=by)
+            equal(visit.answer("/bye"), {"state": "s"}, by)
+            visit.sent(prompt="none")
+            equal(visit.answer().get("error"), "login_required", by)
+
+
+def once(flow, server):
+    """What is the same with scripts and without."""
+
+    with flow("cookies_and_transport_are_those_of_production") as visit:
+        visit.comes("ada")
+        visit.answer()
+        visit.driver.get(server.url("/account"))
+        cookies = visit.driver.get_cookies()
+        for cookie in cookies:
+            found = [cookie[name] for name in ("secure", "httpOnly", "sameSite", "path", "domain")]
+            equal(found, [True, True, "Lax", "/", urllib.parse.urlsplit(ISSUER).hostname], cookie["name"])
+        equal([name for name in sorted(cookie["name"] for cookie in cookies) if not name.startswith("__Host-")], [])
+        equal(len(cookies) > 0, True)
+        # RFC 6797: http is not even tried. The client's site did not say so, and its name leads nowhere by http.
+        visit.driver.get("http://login.example.com/account")
+        visit.find("change-password")
+        equal(visit.driver.current_url, server.url("/account"))
+        visit.logged('"Non-Authoritative-Reason":"HSTS"')
+
+    with flow("other_sites_cannot_act_for_who_is_signed_in") as visit:
+        visit.comes("ada")
+        visit.answer()
+        signed_in = {cookie["name"]: cookie["value"] for cookie in of_server(visit)}
+        forms = {
+            "/login": {"username": "bob", "password": PEOPLE["bob"]},
+            "/consent": {"flow": "A" * 43, "approve": "1"},
+            "/account/sign-out": {"account": "x"},
+            "/account/withdraw": {"client": "web"},
+        }
+        # With the neighbour's forms our cookies come along: SameSite speaks of sites, and not of origins.
+        for origin in (SHOP, NEIGHBOUR):
+            for path, form in forms.items():
+                visit.sent(server.url(f"{path}?{urllib.parse.urlencode(form)}"), by="post", origin=origin)
+                visit.wait(f"{path} is not refused", lambda: "This did not come from our page" in visit.driver.title)
+        visit.look("cross-site")
+        # Whoever else is at example.com cannot give people a session that is not theirs.
+        visit.driver.get(f"{NEIGHBOUR}/toss")
+        equal({cookie["name"]: cookie["value"] for cookie in of_server(visit)}, {**signed_in, "sealwright": "tossed"})
+        visit.driver.get(server.url("/account"))
+        visit.wait("ada is not there", lambda: len(visit.driver.find_elements(By.NAME, "account")) == 1)
+        equal("Sign out ada" in visit.driver.page_source, True)
+        for origin in (SHOP, NEIGHBOUR):
+            visit.blocked()
+            visit.driver.get(f"{origin}/frame?to={urllib.parse.quote(server.url('/account'))}")
+            visit.wait("framed", lambda: any("frame-ancestors" in line for line in visit.blocked()))
+            visit.driver.switch_to.frame("framed")
+            equal(visit.has("change-password"), False, origin)
+
+    with flow("an_unverified_client_that_wants_everything") as visit:
+        everything = "openid profile email address phone groups offline_access notes:read notes:write"
+        visit.sent(client="stranger", scope=everything)
+        visit.sign_in("ada")
+        visit.find("approve")
+        visit.look("consent-unverified")
+
+    with flow("a_client_that_signs_people_out_wrongly") as visit:
+        visit.sent(logout_url(visit, post_logout_redirect_uri=f"{SHOP}/elsewhere"))
+        visit.find("request-id")
+        visit.look("not-signed-out")
+
+
+def of_server(visit):
+    """The cookies that the server gets from this browser, wherever it is."""
+    urls = {"urls": [visit.server.url("/")]}
+    return visit.driver.execute_cdp_cmd("Network.getCookies", urls)["cookies"]
+
+
+def logout_url(visit, **more):
+    """Where the client sends people to be signed out."""
+    query = {"client_id": "web", "post_logout_redirect_uri": f"{visit.origin}/bye", "state": "s", **more}
+    return visit.server.url("/logout?" + urllib.parse.urlencode(query))
+
+
+def redeem(server, code):
+    """The ID token for a code of the web shop's."""
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": f"{SHOP}/cb", "code_verifier": VERIFIER}
+    url = f"https://127.0.0.1:{server.port}/oauth2/token"
+    answer = http(url, form, {"Authorization": basic("web", SECRET)}, context=server.trust)
+    equal(answer.status, 200, answer.body)
+    return answer.json()["id_token"]
+
+
+def plain(checks, server, origin):
+    """The loopback issuer of development: by http, where browsers know neither `__Host-` nor Secure."""
+    with checks("a_loopback_issuer_by_http"), chromium() as driver:
+        visit, state = Visit(driver, server, origin), secrets.token_hex(8)
+        visit.sent(prompt="consent", response_mode="form_post", state=state)
+        visit.find("username")
+        visit.look("branded")
+        visit.sign_in("ada")
+        visit.press("approve")
+        visit.find("client")
+        path, site, form = Site.posted[state]
+        equal((path, site, form.get("iss"), "code" in form), ("/cb", "same-site", server.issuer, True))
+        equal({(cookie["name"].split("-")[0], cookie["secure"]) for cookie in of_server(visit)}, {("sealwright", False)})
+        visit.sent(logout_url(visit))
+        visit.press("submit")
+        equal(visit.answer("/bye"), {"state": "s"})
+        equal(visit.blocked(), [])
 
 
 def main():
-    checks, port = Checks("browser"), free_port()
-    with checks("server_starts_and_stops"), client_at(port), Sealwright("browser", apply_file(port)) as server:
-        for scripts in (True, False):
-            flows(checks, server, port, scripts)
+    checks = Checks("browser")
+    with contextlib.ExitStack() as stack:
+        certificate = Certificate(stack.enter_context(tempfile.TemporaryDirectory()))
+        shop, loopback = stack.enter_context(serving(certificate)), stack.enter_context(serving())
+        with checks("server_starts_and_stops"):
+            https = (ISSUER, certificate.chain, certificate.key)
+            server = Sealwright("browser", None, https=https)
+            server.trust = certificate.trust()
+            with server.kept():
+                server.apply(apply_file(SHOP))
+                with sqlite3.connect(server.folder / "sealwright.db") as database:
+                    # As if it had registered itself.
+                    database.execute("UPDATE clients SET managed_by = 'registration' WHERE client_id = 'stranger'")
+                database.close()
+                server.start()
+                arguments = certificate.arguments({ISSUER: server.port, SHOP: shop, NEIGHBOUR: shop})
+                for scripts in (True, False):
+                    with visits(checks, server, arguments, scripts) as flow:
+                        flows(flow, server, arguments, loopback, scripts)
+                        if scripts:
+                            once(flow, server)
+        origin = f"http://127.0.0.1:{loopback}"
+        with checks("server_starts_and_stops_by_http"):
+            server = Sealwright("browser-http", None)
+            with server.kept():
+                logo = server.folder / "logo.svg"
+                logo.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 32"><rect width="64" height="32"'
+                                ' rx="8" fill="#0a7d54"/><circle cx="32" cy="16" r="9" fill="#fff"/></svg>')
+                with server.config.open("a") as config:
+                    config.write(f'[branding]\nname = "Larkspur Bank"\ncolor = "#0a6b48"\nlogo = "{logo}"\n')
+                server.apply(apply_file(origin))
+                server.start()
+                plain(checks, server, origin)
     checks.close()
 
 

@@ -76,11 +76,11 @@ class Answer:
         return json.loads(self.body)
 
 
-def http(url, form=None, headers=None, timeout=10):
-    """GET, or POST of `form`. Status 0 when nobody answers."""
+def http(url, form=None, headers=None, timeout=10, context=None):
+    """GET, or POST of `form`; `context` says whose certificates are trusted. Status 0 when nobody answers."""
     data = None if form is None else urllib.parse.urlencode(form).encode()
     request = urllib.request.Request(url, data=data, headers=headers or {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(request, timeout=timeout) as answer:
             return Answer(answer.status, answer.headers, answer.read())
@@ -97,14 +97,25 @@ def basic(client_id, secret):
 
 
 class Sealwright:
-    """One server on a database of its own; `with Sealwright(name, apply) as server:` runs it."""
+    """One server on a database of its own; `with Sealwright(name, apply) as server:` runs it.
 
-    def __init__(self, name, apply_file, algorithms=("RS256", "EdDSA"), database=None, binary=BINARY, prefix=()):
+    Its issuer is where it listens, by http; or `https`, by TLS alone: the issuer, and the certificate's and its key's file.
+    """
+
+    def __init__(
+        self, name, apply_file, algorithms=("RS256", "EdDSA"), database=None, binary=BINARY, prefix=(), https=None
+    ):
         self.name, self.binary, self.prefix = name, binary, list(prefix)
         self._folder = tempfile.TemporaryDirectory(prefix=f"sealwright-{name}-")
         self.folder = Path(self._folder.name)
         self.port, self.management_port = free_port(), free_port()
-        self.issuer = f"http://127.0.0.1:{self.port}"
+        listen = f'listen = ["127.0.0.1:{self.port}"]\n'
+        if https:
+            self.issuer, certificate, private_key = map(str, https)
+            listeners = f"[http]\nlisten = []\n[tls]\n{listen}certificate = {json.dumps(certificate)}\n"
+            listeners += f"private_key = {json.dumps(private_key)}\n"
+        else:
+            self.issuer, listeners = f"http://127.0.0.1:{self.port}", f"[http]\n{listen}"
         self.management = f"http://127.0.0.1:{self.management_port}"
         self.config = self.folder / "config.toml"
         self.apply_file, self.database = apply_file, database
@@ -120,7 +131,7 @@ class Sealwright:
         master_key = json.dumps(str(self.folder / "master.key"))
         self.config.write_text(
             f'issuer = "{self.issuer}"\n'
-            f'[http]\nlisten = ["127.0.0.1:{self.port}"]\n'
+            f"{listeners}"
             f'[management]\nlisten = ["127.0.0.1:{self.management_port}"]\n'
             f"[database]\nurl = {json.dumps(database or f'sqlite:{self.folder}/sealwright.db')}\n"
             f"[master_key]\nfile = {master_key}\n"
