@@ -46,6 +46,7 @@ CREATE TABLE sign_ins (
 );
 CREATE INDEX sign_ins_of_user ON sign_ins (sub);
 CREATE INDEX sign_ins_expiry ON sign_ins (expires_at);
+CREATE INDEX sign_ins_use ON sign_ins (last_used_at);
 
 -- One row is one authorization; it carries the state of its code and of its refresh token.
 CREATE TABLE grants (

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clients::Client;
+use crate::clock::SECOND;
 use crate::cx::{Cx, Services};
 use crate::store::claim_mappers::{self, MapperRow};
 use crate::store::{Conn, StoreError};
@@ -246,8 +247,8 @@ impl Mapper {
 
 /// What `client` may know of `user` at `place`. Never `sub` and the other claims of the token itself.
 ///
-/// A claim that was asked for by name needs its scope to be among those that the client registered; what people are
-/// asked for then is [`scopes_asked`].
+/// Every claim needs its scope to be among those that the client has registered, also one that was asked for by name;
+/// what people are asked for then is [`scopes_asked`].
 pub fn of(
     cx: &Cx<'_>,
     user: &User,
@@ -271,10 +272,10 @@ fn told(
     };
     let mut told = Map::new();
     let mut tell = |claim: &str, needs: &str, by_scope: bool, value: Option<Value>| {
-        let Some(value) = value else { return };
-        let named = by_name.get(claim).is_some_and(|wanted| {
-            client.metadata.scope.contains(needs) && wanted.as_ref().is_none_or(|wanted| wanted.accepts(&value))
-        });
+        // What the client lost since, nobody tells it by an old grant.
+        let Some(value) = value.filter(|_| client.metadata.scope.contains(needs)) else { return };
+        let named =
+            by_name.get(claim).is_some_and(|wanted| wanted.as_ref().is_none_or(|wanted| wanted.accepts(&value)));
         if by_scope && scope.contains(needs) || named {
             told.insert(claim.to_owned(), value);
         }
@@ -296,6 +297,8 @@ fn standard(user: &User, claim: &str) -> Option<Value> {
         "preferred_username" => {
             user.profile.claims.get(claim).cloned().or_else(|| Some(Value::from(user.username.clone())))
         }
+        // OpenID Connect Core §5.1: in seconds.
+        "updated_at" => Some(Value::from(user.updated_at / SECOND)),
         _ => user.profile.claims.get(claim).cloned(),
     }
 }
@@ -355,6 +358,7 @@ mod tests {
             profile: serde_json::from_value(profile).unwrap(),
             disabled: false,
             managed_by: ManagedBy::Apply,
+            updated_at: 1_700_000_000 * SECOND + 1,
         }
     }
 
@@ -389,8 +393,8 @@ mod tests {
         };
         let all = told_at(&scope, &none, Place::Userinfo);
         // The address needs its own scope, and `email_verified` is not a flag.
-        assert_eq!(names(&all), ["email", "groups", "name", "preferred_username"]);
-        assert_eq!(all["preferred_username"], "ada");
+        assert_eq!(names(&all), ["email", "groups", "name", "preferred_username", "updated_at"]);
+        assert_eq!((&all["preferred_username"], &all["updated_at"]), (&json!("ada"), &json!(1_700_000_000)));
         assert_eq!(told_at(&scope, &none, Place::IdToken), Map::new());
         assert_eq!(told_at(&"openid".parse().unwrap(), &none, Place::Userinfo), Map::new());
 

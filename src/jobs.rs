@@ -66,8 +66,8 @@ pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
     // While an access token may live, its grant is known: who takes back everything finds it.
     in_batches(db, move |tx| Box::pin(grants::sweep(tx, now - LONGEST_LIFETIME, SMALL))).await?;
     in_batches(db, move |tx| Box::pin(sessions::sweep(tx, now, SMALL))).await?;
-    let ends = services.sessions.end_grants;
-    in_batches(db, move |tx| Box::pin(session::sweep(tx, ends, now, SMALL))).await?;
+    let settings = services.sessions;
+    in_batches(db, move |tx| Box::pin(session::sweep(tx, settings, now, SMALL))).await?;
     in_batches(db, move |tx| Box::pin(attempts::sweep(tx, now, SMALL))).await?;
     // A revocation outlives its tokens by a minute: nodes' clocks may differ.
     let dead = now - 60 * SECOND;

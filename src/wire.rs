@@ -199,6 +199,17 @@ vocabulary! {
     }
 }
 
+impl EndGrants {
+    /// Whether a grant ends with its sign-in that has `offline_access`, or has not.
+    pub fn ends(self, offline: bool) -> bool {
+        match self {
+            Self::Online => !offline,
+            Self::All => true,
+            Self::None => false,
+        }
+    }
+}
+
 vocabulary! {
     /// What a client's credential is.
     pub enum CredentialKind {

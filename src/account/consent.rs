@@ -16,6 +16,7 @@ use crate::cx::Services;
 use crate::error::Result;
 use crate::flow::{self, Asked, Decision, Flow, FlowId};
 use crate::http::form::read_form;
+use crate::issue;
 use crate::pages::texts::{Texts, fill};
 use crate::pages::{self, Frame};
 use crate::session::{self, SignIn};
@@ -102,7 +103,8 @@ async fn deciding(visit: &mut Visit<'_>, form: &crate::form::Form) -> Result<Res
         Err(ended) => return Ok(Err(ended)),
     };
     let sign_in = visit.sign_ins().await?.into_iter().find(|sign_in| flow.sid.as_ref() == Some(&sign_in.sid));
-    let client = visit.cx.clients.get(&flow.asked.client_id).await?;
+    // One that was switched off meanwhile has nothing to ask for.
+    let client = visit.cx.clients.get(&flow.asked.client_id).await?.filter(|client| !client.disabled);
     match (sign_in, client) {
         (Some(sign_in), Some(client)) => Ok(Ok(Deciding { id, flow, client, sign_in })),
         _ => Ok(Err(visit.go_on(&id))),
@@ -133,16 +135,20 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>
     Ok(pages::form(status, &page, Some(&flow.asked.redirect_uri)))
 }
 
-fn lasts(visit: &Visit<'_>, client: &Client, asked: &Asked) -> String {
-    let texts: &Texts = visit.frame.texts;
-    if asked.scope.iter().any(|scope| scope == "offline_access") || client.metadata.always_refresh_token {
-        return texts.lasts_offline.to_owned();
-    }
-    let catalog = visit.cx.resources.load();
-    let of_resource = |id: &String| catalog.resource(id).and_then(|resource| resource.settings.access_token_lifetime);
-    let shortest = asked.resources.iter().filter_map(of_resource).min();
-    let seconds =
-        client.metadata.access_token_lifetime.or(shortest).unwrap_or(visit.cx.tokens.access_token_lifetime_seconds);
-    let (unit, n) = if seconds < 120 { (texts.seconds, seconds) } else { (texts.minutes, seconds.div_ceil(60)) };
-    fill(texts.lasts_online, &[("time", &fill(unit, &[("n", &n.to_string())]))])
+/// For how long the client gets it, at most, whatever it asks for later.
+fn lasts(visit: &Visit<'_>, client: &Arc<Client>, asked: &Asked) -> String {
+    let (cx, texts) = (&visit.cx, visit.frame.texts);
+    let (words, seconds) = if issue::outlives_sign_in(cx, client, &asked.scope) {
+        (texts.lasts_offline, cx.tokens.refresh_token_lifetime_seconds)
+    } else {
+        (texts.lasts_online, issue::longest_lifetime(cx, client, &asked.resources))
+    };
+    fill(words, &[("time", &span(texts, seconds))])
+}
+
+/// A time in words, in the largest unit of which there are two at least; rounded up.
+fn span(texts: &Texts, seconds: u32) -> String {
+    let units = [(texts.days, 86_400), (texts.hours, 3_600), (texts.minutes, 60)];
+    let (unit, length) = units.into_iter().find(|(_, length)| seconds >= 2 * length).unwrap_or((texts.seconds, 1));
+    fill(unit, &[("n", &seconds.div_ceil(length).to_string())])
 }

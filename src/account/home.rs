@@ -18,6 +18,7 @@ use crate::cx::Services;
 use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::http::form::read_form;
+use crate::issue;
 use crate::pages::texts::fill;
 use crate::pages::{self, Frame};
 use crate::session::{self, Browser, SignIn};
@@ -274,7 +275,7 @@ async fn applications(visit: &Visit<'_>, granted: Vec<Granted>) -> Result<Vec<Ap
             name: client.name().to_owned(),
             hosts: fill(texts.granted_hosts, &[("hosts", &hosts.join(", "))]),
             parts: parts(visit, &client, &scope, &claims),
-            offline: scope.contains("offline_access"),
+            offline: issue::outlives_sign_in(&visit.cx, &client, &scope),
             since: fill(texts.since, &[("time", &minute(since))]),
             withdraw: fill(texts.withdraw_of, &[("client", client.name())]),
             client_id,

@@ -194,8 +194,8 @@ pub enum Event {
         /// By what (RFC 8176).
         amr: String,
     },
-    /// Somebody tried to sign in as a person, and did not: their `sub`. Attempts at usernames that nobody has, and
-    /// those that came too often, are only counted: what was typed may be a password.
+    /// Somebody tried to sign in as a person, and did not: their `sub`. Of attempts at which no password was looked at
+    /// there are samples (`request.refused`): nothing else bounds their number.
     #[serde(rename = "sign_in.failed")]
     SignInFailed {
         /// `wrong` or `disabled`.
@@ -218,12 +218,13 @@ pub enum Event {
     /// A person took back what they had agreed to for a client: the `client_id`.
     #[serde(rename = "consent.withdrawn")]
     ConsentWithdrawn,
-    /// A request was refused, a sample: the client that was named, if it exists.
+    /// A request was refused, a sample: the client that was named, if it exists; of a sign-in the person's `sub`, and
+    /// never the name that was typed: it may be a password.
     #[serde(rename = "request.refused")]
     Refused {
         /// What was asked for.
         what: &'static str,
-        /// The error code.
+        /// The error code; of a sign-in `unknown`, `throttled` or `malformed`.
         error: &'static str,
     },
 }

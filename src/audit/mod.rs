@@ -134,10 +134,15 @@ impl Audit {
         self.add(cx.now, what, client, word);
         if let Err(error) = outcome
             && !matches!(error.code, Code::TemporarilyUnavailable | Code::TooManyRequests | Code::Crowded)
-            && self.may_sample(cx.now)
         {
-            let event = Event::Refused { what: what.as_str(), error: word };
-            self.note(cx, client.map_or("", AsRef::as_ref), &event);
+            self.sample(cx, client.map_or("", AsRef::as_ref), what, word);
+        }
+    }
+
+    /// Records, with the next flush, that something was refused to `object` as `error`: so many a minute.
+    pub fn sample(&self, cx: &Cx<'_>, object: &str, what: Counted, error: &'static str) {
+        if self.may_sample(cx.now) {
+            self.note(cx, object, &Event::Refused { what: what.as_str(), error });
         }
     }
 

@@ -141,7 +141,7 @@ struct Told {
 
 impl Told {
     fn of(row: &UserRow) -> Result<Self, StoreError> {
-        let User { sub, username, profile, disabled, managed_by } = User::from_row(row)?;
+        let User { sub, username, profile, disabled, managed_by, .. } = User::from_row(row)?;
         let text = |claim: &str| profile.text(claim).map(str::to_owned);
         Ok(Self {
             email: text("email"),

@@ -249,6 +249,15 @@ fn every_wrong_value_is_told_with_its_place_and_what_is_allowed() {
 }
 
 #[test]
+fn wcag_1_4_3_a_colour_that_letters_cannot_be_read_on_is_refused() {
+    for (color, says) in [("#ffcc00", "has a contrast of 1.5 against white"), ("red", "is not a colour")] {
+        let [told] = refused(&format!("branding.color = '{color}'"), &[]).try_into().unwrap();
+        assert!(told.starts_with("branding.color (config.toml:1): ") && told.contains(says), "{told}");
+    }
+    assert_eq!(load("branding.color = '#006644'", &[]).unwrap().branding.color, "#006644");
+}
+
+#[test]
 fn a_file_that_is_missing_or_not_toml_is_told_beside_the_variables() {
     let errors =
         Config::load(Some(Path::new("/nowhere/c.toml")), env(&[("SEALWRIGHT_HTTP__LISTEN", "x")])).unwrap_err();

@@ -15,7 +15,7 @@ use crate::nodes;
 use crate::secret::{Id, Prefix, Secret, random, sha256};
 use crate::session::SignIn;
 use crate::store::grants::{self, NewGrant};
-use crate::wire::GrantType;
+use crate::wire::{GrantType, Scope};
 
 /// How long a code may be redeemed (RFC 6749 §4.1.2 allows ten minutes).
 const LIFETIME: Micros = 60 * SECOND;
@@ -54,8 +54,6 @@ pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn)
         nonce: asked.nonce.clone(),
         claims: asked.claims.clone(),
     };
-    let wants_refresh = client.metadata.always_refresh_token || asked.scope.contains("offline_access");
-    let may_refresh = client.metadata.grant_types.contains(&GrantType::RefreshToken);
     let grant = NewGrant {
         id: random()?,
         client_id: client.client_id.as_ref().to_owned(),
@@ -68,7 +66,7 @@ pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn)
         code_expires_at: cx.now + LIFETIME,
         redirect_uri: asked.redirect_uri.clone(),
         challenge: asked.code_challenge.clone(),
-        generation: i64::from(wants_refresh && may_refresh),
+        generation: i64::from(refreshes(client, &asked.scope)),
     };
     let event = Event::GrantMade {
         client_id: grant.client_id.clone(),
@@ -97,6 +95,17 @@ pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn)
     }
     cx.require_lease()?;
     Ok(code)
+}
+
+/// Whether a grant of this scope brings `client` a refresh token.
+fn refreshes(client: &Client, scope: &Scope) -> bool {
+    let wants = client.metadata.always_refresh_token || scope.contains("offline_access");
+    wants && client.metadata.grant_types.contains(&GrantType::RefreshToken)
+}
+
+/// Whether `client` can go on by a grant of this scope when the sign-in that it came of has ended.
+pub fn outlives_sign_in(cx: &Cx<'_>, client: &Client, scope: &Scope) -> bool {
+    refreshes(client, scope) && !cx.sessions.end_grants.ends(scope.contains("offline_access"))
 }
 
 /// A grant's id as revocations and audit events name it.

@@ -113,13 +113,28 @@ impl Mint {
                 "These resources need tokens of different forms; ask for one resource at a time.",
             ));
         }
-        let default = self.default_lifetime;
-        let of_resources =
-            deciding.iter().map(|resource| resource.settings.access_token_lifetime.unwrap_or(default)).min();
-        let lifetime = self.client.metadata.access_token_lifetime.or(of_resources).unwrap_or(default);
-        // A row may be older than the configuration; signing keys are published for as long as this one says.
-        Ok(((format, algorithm), lifetime.min(self.longest_lifetime)))
+        let shortest = deciding.iter().map(|resource| self.of_resource(resource)).min();
+        Ok(((format, algorithm), self.lifetime(shortest)))
     }
+
+    fn of_resource(&self, resource: &Resource) -> u32 {
+        resource.settings.access_token_lifetime.unwrap_or(self.default_lifetime)
+    }
+
+    /// The client's own lifetime, or that of the resources, or the default.
+    fn lifetime(&self, of_resources: Option<u32>) -> u32 {
+        let lifetime = self.client.metadata.access_token_lifetime.or(of_resources).unwrap_or(self.default_lifetime);
+        // A row may be older than the configuration; signing keys are published for as long as this one says.
+        lifetime.min(self.longest_lifetime)
+    }
+}
+
+/// How long the longest-lived access token lives that `client` can get for any of `resources`, in seconds: it may ask
+/// for one of them alone (RFC 8707 §2.2).
+pub fn longest_lifetime(cx: &Cx<'_>, client: &Arc<Client>, resources: &[String]) -> u32 {
+    let (mint, catalog) = (Mint::new(cx, client), cx.resources.load());
+    let found = resources.iter().filter_map(|identifier| catalog.resource(identifier));
+    mint.lifetime(found.map(|resource| mint.of_resource(resource)).max())
 }
 
 impl Draft {

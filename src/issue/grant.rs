@@ -99,7 +99,10 @@ pub(super) async fn redeem(cx: &Cx<'_>, mint: Mint, code: [u8; 32], judge: Judge
             // Refused or not, the code is used up: nobody guesses twice.
             let draft = match judge(&grant).and_then(|terms| record.mint.draft(terms, Some(&grant))) {
                 Ok(draft) => draft,
-                Err(refused) => return Ok(Outcome::Refused(refused)),
+                Err(refused) => {
+                    grants::burn(tx, &grant.id).await?;
+                    return Ok(Outcome::Refused(refused));
+                }
             };
             let refresh = (row.generation > 0).then_some(RefreshToken { grant: grant.id, generation: 1 });
             record.renewed(tx, draft, grant, refresh).await

@@ -40,9 +40,6 @@ pub(super) struct IdClaims {
 impl IdClaims {
     /// What the client is told of `user`, who gave the `grant`, beside `access_token`.
     pub(super) fn of(cx: &Cx<'_>, client: &Client, (user, grant): (&User, &Grant), access_token: &str) -> Self {
-        // What the client lost since, nobody tells it by an old grant.
-        let scope = grant.scope.filter(|token| client.metadata.scope.contains(token));
-        let asked = (&scope, &grant.facts.claims);
         let now = cx.now / SECOND;
         Self {
             iss: cx.issuer.as_str().to_owned(),
@@ -57,7 +54,7 @@ impl IdClaims {
             amr: grant.facts.amr.clone(),
             at_hash: half_hash(client.metadata.id_token_signed_response_alg, access_token),
             sid: grant.sid.clone(),
-            told: claims::of(cx, user, client, asked, Place::IdToken),
+            told: claims::of(cx, user, client, (&grant.scope, &grant.facts.claims), Place::IdToken),
         }
     }
 }

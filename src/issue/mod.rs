@@ -25,8 +25,9 @@ use crate::resources::Resource;
 use crate::secret::Secret;
 use crate::wire::{Algorithm, Scope, TokenFormat};
 
-pub use code::{Facts, code};
+pub use code::{Facts, code, outlives_sign_in};
 pub use describe::{Described, KnownTokens, LiveRefresh, describe, describe_refresh};
+pub use draft::longest_lifetime;
 use draft::{Draft, Mint, Minted};
 pub use facts::facts_of;
 pub use grant::Grant;

@@ -89,12 +89,8 @@ pub(super) async fn revoke_grant(
 /// When the database does not take it.
 pub async fn revoke_of_session(tx: &mut Tx, sid: &str, what: EndGrants, actor: &Actor) -> Result<(), StoreError> {
     for (id, scope, redeemed) in grants::of_session(tx, sid).await? {
-        let ends = match what {
-            EndGrants::Online => !scope.split(' ').any(|token| token == "offline_access"),
-            EndGrants::All => true,
-            EndGrants::None => false,
-        };
-        if !redeemed || ends {
+        let offline = scope.split(' ').any(|token| token == "offline_access");
+        if !redeemed || what.ends(offline) {
             revoke_grant(tx, &id, actor, "the sign-in ended").await?;
         }
     }

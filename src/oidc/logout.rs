@@ -74,8 +74,8 @@ impl Visit<'_> {
         if !session::is_form_token(cx, &self.session, FORM, about, token).await? {
             return self.ask(&target, &here, Some(texts.out_of_date)).await;
         }
-        // One account, or all of them.
-        let chosen = form.get("account");
+        // One account, or all of them. Which one is meant when several are here, the first button says.
+        let chosen = form.get("account").or_else(|| form.get("submit").filter(|value| *value != "1"));
         self.leave(&target, &here, |sign_in| chosen.is_none_or(|sid| sign_in.sid == sid)).await
     }
 

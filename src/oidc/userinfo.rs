@@ -62,7 +62,8 @@ async fn answer(cx: &Cx<'_>, token: &str, caller: &mut Option<Arc<Client>>) -> R
     if !granted.aud.iter().any(|audience| audience == cx.issuer.endpoint(USERINFO_PATH)) {
         return Err(Error::new(Code::InvalidToken, "The access token is for another resource."));
     }
-    if !granted.scope.contains("openid") {
+    // Nor has a client that lost it since.
+    if !granted.scope.contains("openid") || !client.metadata.scope.contains("openid") {
         return Err(Error::new(Code::InsufficientScope, "The access token does not have the scope openid."));
     }
     // A service has no person behind it.

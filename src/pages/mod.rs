@@ -99,8 +99,12 @@ fn header(policy: &Policy<'_>) -> String {
 /// A page with a form, which leads to us, and from there on to `redirect_uri`: Chromium applies `form-action` to
 /// redirects, too.
 pub fn form(status: StatusCode, page: &impl Template, redirect_uri: Option<&str>) -> Response {
-    let policy = Policy { form_action: redirect_uri.map(form_action), script: None };
-    let mut response = html(status, page, &policy);
+    form_with(status, page, &Policy { form_action: redirect_uri.map(form_action), script: None })
+}
+
+/// A page with a form that leads where its policy says.
+pub fn form_with(status: StatusCode, page: &impl Template, policy: &Policy<'_>) -> Response {
+    let mut response = html(status, page, policy);
     // With no-referrer the Origin of a form's POST would be null.
     response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     response

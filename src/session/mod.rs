@@ -178,9 +178,9 @@ fn bound(cx: &Cx<'_>, key: &str, form: &str, about: &str) -> String {
 }
 
 /// Signs in who has just proved who they are: a new id for the session (T-101), and forms that begin anew. Who is signed
-/// in at this browser already keeps their `sid`, and what came of it: proving it again is no new session. `None`: their
-/// password was changed meanwhile, they were switched off, or this session has become another one. `agent` is what the
-/// browser is called ([`agent()`]).
+/// in at this browser already keeps their `sid`, and what came of it: proving it again is no new session. `None`, and
+/// nothing has changed: their password was changed meanwhile, they were switched off, or this session has become another
+/// one. `agent` is what the browser is called ([`agent()`]).
 ///
 /// # Errors
 /// 503 when the database does not take it.
@@ -199,15 +199,21 @@ pub async fn begin(cx: &Cx<'_>, session: &Session, agent: Option<String>, proven
         username: user.username,
     };
     let (new, actor) = (row.clone(), Actor::person(cx, &row.sub));
+    let (now, settings) = (cx.now, cx.sessions);
     let committed = cx.db.write(move |tx| {
         Box::pin(async move {
+            let Some(since) = users::stands(tx, &new.sub, &hash).await? else { return Ok(None) };
             // One session becomes one other: who holds a copy of its id has nothing of what comes after (T-101).
             if !sessions::delete(tx, &id).await? {
                 return Ok(None);
             }
-            let Some(since) = users::stands(tx, &new.sub, &hash).await? else { return Ok(None) };
             if let Some(Rehash { old, new: rehash }) = rehash {
                 users::rehash(tx, &new.sub, &old, &rehash).await?;
+            }
+            // One that is over and not swept yet does not begin again. As with the sweep, nobody waits for its end.
+            let here = (browser.as_str(), new.sub.as_str());
+            if let Some(over) = sessions::end_dead(tx, here, now, now - settings.idle).await? {
+                issue::revoke_of_session(tx, &over, settings.end_grants, &Actor::system()).await?;
             }
             let sid = sessions::sign_in(tx, (&browser, agent.as_deref()), &new).await?;
             throttle::succeeded(tx, &charge).await?;
@@ -312,14 +318,15 @@ pub async fn leave(cx: &Cx<'_>, session: &Session, here: &[SignIn], leaves: impl
     Ok(())
 }
 
-/// Forgets up to `limit` sign-ins that ended before `now`, and takes back what came of them: how many.
+/// Forgets up to `limit` sign-ins that are over `now`, by their end or by not being used, and takes back what came of
+/// them: how many.
 ///
 /// # Errors
 /// When the database cannot.
-pub async fn sweep(tx: &mut Tx, ends: EndGrants, now: Micros, limit: i64) -> Result<u64, StoreError> {
-    let swept = sessions::sweep_sign_ins(tx, now, limit).await?;
+pub async fn sweep(tx: &mut Tx, settings: Settings, now: Micros, limit: i64) -> Result<u64, StoreError> {
+    let swept = sessions::sweep_sign_ins(tx, now, now - settings.idle, limit).await?;
     for sid in &swept {
-        issue::revoke_of_session(tx, sid, ends, &Actor::system()).await?;
+        issue::revoke_of_session(tx, sid, settings.end_grants, &Actor::system()).await?;
     }
     Ok(u64::try_from(swept.len()).unwrap_or(u64::MAX))
 }

@@ -20,6 +20,7 @@ queries! {
               AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled) \
               RETURNING id, client_id, sub, sid, scope, resources, facts, code_expires_at, redirect_uri, challenge, \
               generation, rotated_at, created_at, expires_at";
+    BURN = "UPDATE grants SET expires_at = $2 WHERE id = $1";
     USED = "SELECT id FROM grants WHERE code_hash = $1 AND client_id = $2 AND code_used_at IS NOT NULL";
     LIVE = "SELECT id, client_id, sub, sid, scope, resources, facts, code_expires_at, redirect_uri, challenge, \
             generation, rotated_at, created_at, expires_at FROM grants \
@@ -154,6 +155,12 @@ pub async fn redeem(
     let now = tx.now();
     let idle = ends.idle.min(ends.absolute);
     fetch!(optional, tx, REDEEM, &code_hash[..], client_id, now, idle, ends.plain, ends.absolute)
+}
+
+/// Nothing comes of a code that was used up just now: its grant is good for nothing from here on.
+pub async fn burn(tx: &mut Tx, id: &Id) -> Result<(), StoreError> {
+    let now = tx.now();
+    execute!(tx, BURN, &id[..], now).map(drop)
 }
 
 /// The grant of a code that this client has used before.

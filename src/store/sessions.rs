@@ -31,8 +31,10 @@ queries! {
     TOUCH = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND last_used_at < $2";
     END = "DELETE FROM sign_ins WHERE sid = $1 RETURNING sub";
     END_ALL = "DELETE FROM sign_ins WHERE sub = $1";
+    END_DEAD = "DELETE FROM sign_ins WHERE browser = $1 AND sub = $2 AND (expires_at <= $3 OR last_used_at <= $4) \
+                RETURNING sid";
     SWEEP_SIGN_INS = "DELETE FROM sign_ins WHERE sid IN (SELECT sid FROM sign_ins \
-                      WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING sid";
+                      WHERE expires_at <= $1 OR last_used_at <= $2 LIMIT $3) RETURNING sid";
 }
 
 /// Until the commit nobody else has the lock of this name. PostgreSQL only: SQLite's transactions come one by one.
@@ -155,6 +157,17 @@ pub async fn sign_in(
     Ok(sid)
 }
 
+/// Ends the sign-in of `sub` at `browser` if it is over, by its end or by not being used since `idle_since`: which.
+pub async fn end_dead(
+    tx: &mut Tx,
+    (browser, sub): (&str, &str),
+    now: Micros,
+    idle_since: Micros,
+) -> Result<Option<String>, StoreError> {
+    let row: Option<(String,)> = fetch!(optional, tx, END_DEAD, browser, sub, now, idle_since)?;
+    Ok(row.map(|(sid,)| sid))
+}
+
 /// Notes that a sign-in is in use.
 pub async fn touch(tx: &mut Tx, sid: &str, now: Micros) -> Result<(), StoreError> {
     execute!(tx, TOUCH, sid, now).map(drop)
@@ -171,8 +184,13 @@ pub async fn end_all(tx: &mut Tx, sub: &str) -> Result<(), StoreError> {
     execute!(tx, END_ALL, sub).map(drop)
 }
 
-/// Forgets up to `limit` sign-ins that ended before `now`: which.
-pub async fn sweep_sign_ins(tx: &mut Tx, now: Micros, limit: i64) -> Result<Vec<String>, StoreError> {
-    let rows: Vec<(String,)> = fetch!(all, tx, SWEEP_SIGN_INS, now, limit)?;
+/// Forgets up to `limit` sign-ins that ended before `now` or were not used since `idle_since`: which.
+pub async fn sweep_sign_ins(
+    tx: &mut Tx,
+    now: Micros,
+    idle_since: Micros,
+    limit: i64,
+) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<(String,)> = fetch!(all, tx, SWEEP_SIGN_INS, now, idle_since, limit)?;
     Ok(rows.into_iter().map(|(sid,)| sid).collect())
 }

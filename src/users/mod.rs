@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::audit::{self, Actor, Event};
 use crate::checks::{Invalid, check_text};
 use crate::claims;
+use crate::clock::Micros;
 use crate::secret::random;
 use crate::session;
 use crate::store::users::{self, UserRow};
@@ -147,6 +148,8 @@ pub struct User {
     pub disabled: bool,
     /// Who made them.
     pub managed_by: ManagedBy,
+    /// When anything of this, or their password, was last changed.
+    pub updated_at: Micros,
 }
 
 impl User {
@@ -162,6 +165,7 @@ impl User {
             profile: from_row(&row.profile).map_err(|cause| unfit(cause.to_string()))?,
             disabled: row.disabled,
             managed_by: row.managed_by.parse().map_err(|_| unfit("managed_by".to_owned()))?,
+            updated_at: row.updated_at,
         })
     }
 }

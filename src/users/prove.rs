@@ -50,10 +50,10 @@ pub struct Rehash {
 /// 503 when the database or the pool cannot answer: then the attempt does not count.
 pub async fn by_password(cx: &Cx<'_>, presented: &Presented<'_>) -> Result<Option<Proven>> {
     // T-183: over size is refused before anything is computed, whoever it is.
-    let Ok(key) = username_key(presented.username) else { return Ok(none(cx, "malformed")) };
+    let Ok(key) = username_key(presented.username) else { return Ok(none(cx, "", "malformed")) };
     let password = password::prepare(presented.password);
     if password.expose().chars().count() > MAX_LENGTH {
-        return Ok(none(cx, "malformed"));
+        return Ok(none(cx, "", "malformed"));
     }
     let wanted = key.clone();
     let row = cx.db.read(move |conn| Box::pin(async move { rows::by_username(conn, &wanted).await })).await?;
@@ -64,10 +64,12 @@ pub async fn by_password(cx: &Cx<'_>, presented: &Presented<'_>) -> Result<Optio
     let charge = throttle::charge(cx, At::new(row.as_ref(), &key, browser)).await?;
     let hash = row.as_ref().and_then(|row| row.password.as_deref()).filter(|_| charge.is_some());
     let fits = turn.verify(&password, hash).await?;
-    let Some(row) = row else { return Ok(none(cx, if charge.is_some() { "unknown" } else { "throttled" })) };
+    let Some(row) = row else {
+        return Ok(none(cx, "", if charge.is_some() { "unknown" } else { "throttled" }));
+    };
     let why = match charge {
-        // Locked: what was presented was not looked at; counted, and no row for each.
-        None => return Ok(none(cx, "throttled")),
+        // Locked: what was presented was not looked at.
+        None => "throttled",
         Some(charge) if fits && !row.disabled => {
             let hash = row.password.clone().unwrap_or_default();
             let rehash = if cx.passwords.is_own(&hash) {
@@ -83,11 +85,16 @@ pub async fn by_password(cx: &Cx<'_>, presented: &Presented<'_>) -> Result<Optio
         Some(_) if fits => "disabled",
         Some(_) => "wrong",
     };
-    cx.audit.note(cx, &row.sub, &Event::SignInFailed { why });
-    Ok(none(cx, why))
+    Ok(none(cx, &row.sub, why))
 }
 
-fn none(cx: &Cx<'_>, why: &'static str) -> Option<Proven> {
+/// Counts and records a failed attempt. Each has a row of its own at which the password of `sub` was looked at; the
+/// throttle bounds these. Of the others there are samples.
+fn none(cx: &Cx<'_>, sub: &str, why: &'static str) -> Option<Proven> {
     cx.audit.count_attempt(cx, Counted::SignIn, why);
+    match why {
+        "wrong" | "disabled" => cx.audit.note(cx, sub, &Event::SignInFailed { why }),
+        _ => cx.audit.sample(cx, sub, Counted::SignIn, why),
+    }
     None
 }

@@ -91,6 +91,24 @@ both! {
         assert_eq!(again.parameter("error").as_deref(), Some("consent_required"));
     }
 
+    /// Nobody has anything by a code that was used up for nothing.
+    async fn a_burnt_code_is_no_access(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(&PEOPLE.replacen("client_id = \"web\"", "client_id = \"web\"\nskip_consent = true", 1)).await;
+        let mut browser = Browser::new(&server);
+        for (verifier, status, words) in [
+            ("wrong-verifier-wrong-verifier-wrong-verifier", 400, "No application has access."),
+            (crate::support::VERIFIER, 200, "Take back the access of Web shop"),
+        ] {
+            let page = browser.go_through(&authorization_url(&server, "openid offline_access", &[]), ADA).await;
+            let code = page.parameter("code").unwrap();
+            let form = [("grant_type", "authorization_code"), ("code", &code), ("redirect_uri", WEB.2), ("code_verifier", verifier)];
+            assert_eq!(server.post(TOKEN, Some((WEB.0, WEB.1)), &form).await.status, status);
+            let home = browser.get("/account").await;
+            assert!(home.text.contains(words), "{words}: {}", home.text);
+        }
+    }
+
     async fn what_was_taken_back_meanwhile_is_no_yes_any_more(engine) {
         let server = people(engine).await;
         let mut browser = Browser::new(&server);

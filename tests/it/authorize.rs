@@ -65,7 +65,7 @@ async fn send(server: &Server, method: &Method, encoded: &str) -> Answer {
 
 /// A body that is not read to its end: the answer may be lost with the connection, so the try is made again on
 /// another.
-async fn send_too_much(server: &Server, body: String) -> Answer {
+pub async fn send_too_much(server: &Server, body: String) -> Answer {
     for _ in 0..20 {
         let post = crate::support::client().post(format!("{}/oauth2/authorize", server.url));
         if let Ok(answer) = post.header("content-type", FORM).body(body.clone()).send().await {

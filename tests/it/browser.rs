@@ -304,7 +304,8 @@ fn form(text: &str) -> PageForm {
     form
 }
 
-fn attribute(tag: &str, name: &str) -> Option<String> {
+/// An attribute of an element.
+pub fn attribute(tag: &str, name: &str) -> Option<String> {
     let tag = tag.replace(['\n', '\t'], " ");
     let rest = tag.split_once(&format!(" {name}=\""))?.1;
     Some(unescape(rest.split('"').next().unwrap()))

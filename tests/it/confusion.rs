@@ -31,6 +31,7 @@ const SLOTS: &[&str] = &[
     "csrf of consent",
     "csrf of sign-out",
     "session cookie",
+    "known browser",
     "sign-in",
     "code",
     "refresh token",
@@ -73,8 +74,7 @@ impl Scene {
         let home = browser.get("/account").await;
         artefacts.insert("csrf of sign-out", home.input("csrf"));
         artefacts.insert("csrf of login", browser.token().await);
-        let known = browser.cookies.iter().find(|(name, _)| name.contains("-known-")).unwrap();
-        artefacts.insert("known browser", known.1.clone());
+        artefacts.insert("known browser", known_browser(&browser).1.to_owned());
         let code = browser.get(&authorization_url(&server, "openid", &[])).await.parameter("code").unwrap();
         artefacts.insert("code", code);
         let consent = browser.get(&authorization_url(&server, "openid", &[("prompt", "consent")])).await;
@@ -86,6 +86,9 @@ impl Scene {
         let stored = server.post("/oauth2/authorize", None, &form).await;
         let stored = stored.header("location").unwrap().split("stored=").nth(1).unwrap().to_owned();
         artefacts.insert("stored request", stored);
+        // From here on Ada gets in from nowhere but a browser that her account knows.
+        Browser::new(&server).sign_in(ADA.0, "wrong and wrong and wrong").await;
+        server.place.run("UPDATE attempts SET n = 100 WHERE kind = 'account'").await;
         Self { server, browser, artefacts }
     }
 
@@ -121,6 +124,11 @@ impl Scene {
                 let mut other = Browser::new(server);
                 other.cookies.insert("sealwright".into(), value.to_owned());
                 assert!(other.get("/account").await.is_at("/login"), "{what} as {slot}");
+            }
+            "known browser" => {
+                let mut other = Browser::new(server);
+                other.cookies.insert(known_browser(browser).0.to_owned(), value.to_owned());
+                assert_eq!(other.sign_in(ADA.0, ADA.1).await.status, 403, "{what} as {slot}");
             }
             "sign-in" => {
                 let form = [("csrf", artefacts["csrf of sign-out"].as_str()), ("account", value)];
@@ -185,7 +193,16 @@ impl Scene {
         assert_eq!(server.post(TOKEN, Some((WEB.0, WEB.1)), &form).await.status, 200);
         let form = [("grant_type", "refresh_token"), ("refresh_token", artefacts["refresh token"].as_str())];
         assert_eq!(server.post(TOKEN, Some((WEB.0, WEB.1)), &form).await.status, 200);
+        let mut other = Browser::new(server);
+        other.cookies.insert(known_browser(browser).0.to_owned(), artefacts["known browser"].clone());
+        assert!(other.sign_in(ADA.0, ADA.1).await.is_at("/account"));
     }
+}
+
+/// The cookie by which Ada's account knows this browser.
+fn known_browser(browser: &Browser) -> (&str, &str) {
+    let (name, value) = browser.cookies.iter().find(|(name, _)| name.contains("-known-")).unwrap();
+    (name, value)
 }
 
 /// Five parts: by a password at an unbearable cost, to our own public key, with a key of nobody, and with nothing in it.

@@ -46,7 +46,8 @@ both! {
             "Web shop will be able to",
             // By API, what is about the person first, and the APIs in the names that people know.
             "About you Know who you are, by an identifier See your e-mail address Orders API Read orders The stock See what there is",
-            "For how long While you are signed in here; each time for 90 seconds at most.",
+            // RFC 8707: it may ask for the longest-lived alone.
+            "For how long While you are signed in here; each time for 5 minutes at most.",
             "Web shop learns only that you said no",
         ] {
             assert!(text.contains(part), "{part}: {text}");
@@ -58,13 +59,44 @@ both! {
         let form = page.forms().remove(0);
         let buttons: Vec<(&str, &str)> = form.buttons.iter().map(|(id, name, _)| (id.as_str(), name.as_str())).collect();
         assert_eq!(buttons, [("deny", "deny"), ("approve", "approve")]);
-        let page = asked(&server, "openid orders:read", &[]).await;
-        assert!(words(&page).contains("each time for 5 minutes at most."), "{}", words(&page));
-        let page = asked(&server, "openid offline_access", &[]).await;
-        assert!(words(&page).contains("Until you take it back, also while you are away."), "{}", words(&page));
         let native = [("client_id", "app"), ("redirect_uri", "http://127.0.0.1:7/cb")];
         let page = asked(&server, "openid", &native).await;
         assert!(words(&page).contains("App asks for access") && words(&page).contains("send you to 127.0.0.1."), "{}", words(&page));
+    }
+
+    /// What is said of how long is the longest that it can be.
+    async fn s73_how_long_is_the_longest_that_the_client_could_get(engine) {
+        use sealwright::wire::EndGrants::{All, None, Online};
+        const AWAY: &str = "Until you take it back, also while you are away; for 365 days at most.";
+        let here = |time: &str| format!("While you are signed in here; each time for {time} at most.");
+        let web = |line: &str| file().replacen("client_id = \"web\"", &format!("client_id = \"web\"\n{line}"), 1);
+        let without_refresh = file().replacen("grant_types = [\"authorization_code\", \"refresh_token\"]", "grant_types = [\"authorization_code\"]", 1);
+        let always = web("always_refresh_token = true");
+        for (ends, cap, file, scope, lasts) in [
+            (Online, 3600, file(), "stock:read", here("90 seconds")),
+            (Online, 3600, file(), "openid orders:read", here("5 minutes")),
+            (Online, 3600, web("access_token_lifetime = 3600"), "stock:read", here("60 minutes")),
+            (Online, 100, web("access_token_lifetime = 3600"), "stock:read", here("100 seconds")),
+            (Online, 80, file(), "stock:read", here("80 seconds")),
+            (Online, 3600, file(), "openid offline_access", AWAY.to_owned()),
+            (Online, 3600, without_refresh, "openid offline_access", here("5 minutes")),
+            (Online, 3600, always.clone(), "openid", here("5 minutes")),
+            (All, 3600, file(), "openid offline_access", here("5 minutes")),
+            (None, 3600, always, "openid", AWAY.to_owned()),
+        ] {
+            let server = Server::with(engine, |config| {
+                config.sessions.end_grants = ends;
+                config.tokens.max_access_token_lifetime_seconds = cap;
+            })
+            .await;
+            server.apply(&file).await;
+            let text = words(&asked(&server, scope, &[]).await);
+            assert!(text.contains(&format!("For how long {lasts} ")), "{scope} {ends} {cap}: {lasts} {text}");
+        }
+        let server = Server::with(engine, |config| config.tokens.refresh_token_lifetime_seconds = 40 * 3600).await;
+        server.apply(&file()).await;
+        let text = words(&asked(&server, "openid offline_access", &[]).await);
+        assert!(text.contains("also while you are away; for 40 hours at most."), "{text}");
     }
 
     /// S-66, T-155: whom nobody vouches for is asked about each time, with a warning, whatever was agreed to before.

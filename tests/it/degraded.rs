@@ -11,8 +11,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::browser::{Browser, Page};
 use crate::leakage::Running;
-use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN, until};
+use crate::people::{ADA, BOB, PEOPLE, WEB, authorization_url, tokens};
+use crate::support::{
+    Answer, EXAMPLE, Engine, INTROSPECT, Place, REVOKE, SECRET, Server, TOKEN, VERIFIER, both, until,
+};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
 
@@ -84,6 +88,13 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: watch::
 
 /// A server whose PostgreSQL is behind a proxy, with [`EXAMPLE`] applied, and the gateway's secret.
 async fn behind_a_proxy() -> (Server, Proxy, String) {
+    let (server, proxy) = proxied().await;
+    let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
+    (server, proxy, gateway)
+}
+
+/// A server whose PostgreSQL is behind a proxy.
+async fn proxied() -> (Server, Proxy) {
     let place = Arc::new(Place::new(Engine::Postgres).await);
     let url = url::Url::parse(&place.url).unwrap();
     let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
@@ -95,8 +106,7 @@ async fn behind_a_proxy() -> (Server, Proxy, String) {
         config.database.deadline_milliseconds = 1000;
     })
     .await;
-    let gateway = server.apply(EXAMPLE).await[0].secret.expose().to_owned();
-    (server, proxy, gateway)
+    (server, proxy)
 }
 
 async fn ask_token(server: &Server) -> Answer {
@@ -311,6 +321,142 @@ async fn t24_i7_a_sqlite_file_that_cannot_be_written_is_503_and_comes_back() {
     assert!(is_active(&server, &gateway, &kept).await, "nothing was written");
     revoked(&server, &kept).await;
     assert!(!is_active(&server, &gateway, &kept).await);
+}
+
+/// What Ada has begun, at her browser and at the web shop.
+struct Begun {
+    browser: Browser,
+    code: String,
+    refresh_token: String,
+    access_token: String,
+    /// She has agreed to everything, and is asked again.
+    consent: Page,
+}
+
+impl Begun {
+    async fn new(server: &Server) -> Self {
+        let mut browser = Browser::new(server);
+        let got = tokens(server, &mut browser, ADA, "openid offline_access").await;
+        let code = browser.get(&authorization_url(server, "openid", &[])).await.parameter("code").unwrap();
+        let consent = browser.get(&authorization_url(server, "openid", &[("prompt", "consent")])).await;
+        assert!(consent.has("approve"), "{}", consent.text);
+        let token = |name: &str| got[name].as_str().unwrap().to_owned();
+        let (refresh_token, access_token) = (token("refresh_token"), token("access_token"));
+        Self { browser, code, refresh_token, access_token, consent }
+    }
+
+    async fn redeem(&self, server: &Server) -> Answer {
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("code", &self.code),
+            ("redirect_uri", WEB.2),
+            ("code_verifier", VERIFIER),
+        ];
+        server.post(TOKEN, Some((WEB.0, WEB.1)), &form).await
+    }
+
+    async fn refresh(&self, server: &Server) -> Answer {
+        let form = [("grant_type", "refresh_token"), ("refresh_token", self.refresh_token.as_str())];
+        server.post(TOKEN, Some((WEB.0, WEB.1)), &form).await
+    }
+
+    /// The web shop gets nothing, neither by what it has nor anew, and is told why.
+    async fn the_client_gets_nothing(&mut self, server: &Server) {
+        assert_unavailable(&self.redeem(server).await);
+        assert_unavailable(&self.refresh(server).await);
+        let request = server.http.get(format!("{}/userinfo", server.url)).bearer_auth(&self.access_token);
+        assert_unavailable(&Answer::of(request.send().await.unwrap()).await);
+        let page = self.browser.get(&authorization_url(server, "openid", &[])).await;
+        assert_eq!(page.parameter("error").as_deref(), Some("temporarily_unavailable"));
+    }
+
+    /// All that was begun goes on: nothing was used up, made or taken back.
+    async fn goes_on(mut self, server: &Server) {
+        let grants = async |rest: &str| server.place.number(&format!("SELECT COUNT(*) FROM grants {rest}")).await;
+        assert_eq!((grants("").await, grants("WHERE code_used_at IS NULL").await), (2, 1));
+        assert_eq!(grants("WHERE generation > 1 OR revoked_at IS NOT NULL").await, 0);
+        let at = format!("{}/consent?flow={}", server.issuer, self.consent.flow());
+        let page = self.browser.get(&at).await;
+        let page = if page.has("approve") {
+            self.browser.press(&page, "approve", &[]).await
+        } else {
+            self.browser.get(&at.replacen("/consent", "/oauth2/authorize", 1)).await
+        };
+        assert!(page.parameter("code").is_some());
+        for answer in [self.redeem(server).await, self.refresh(server).await] {
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_unavailable_page(page: &Page) {
+    assert_eq!((page.status, &page.away), (503, &None), "{}: {}", page.url, page.text);
+    assert!(page.header("content-type").starts_with("text/html") && page.header("retry-after") != "", "{page:?}");
+    assert!(page.text.contains("We cannot answer just now"), "{}", page.text);
+}
+
+both! {
+    /// The feed cannot be followed while everything else of the database can be had: who asks for tokens keeps what they
+    /// would have used up for them.
+    async fn i7_without_a_lease_no_code_and_no_refresh_token_is_used_up(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(PEOPLE).await;
+        let mut begun = Begun::new(&server).await;
+        let table = if engine == Engine::Sqlite { "change_head" } else { "nodes" };
+        server.place.run(&format!("ALTER TABLE {table} RENAME TO away")).await;
+        until("the lease has ended", async || server.services.node.lease_remaining() <= 0).await;
+        for _ in 0..2 {
+            begun.the_client_gets_nothing(&server).await;
+        }
+        // What she decides is kept, and the flow waits.
+        assert_unavailable_page(&begun.browser.press(&begun.consent, "approve", &[]).await);
+        // Who signs in asks nothing of other nodes.
+        assert!(Browser::new(&server).sign_in(BOB.0, BOB.1).await.is_at("/account"));
+        server.place.run(&format!("ALTER TABLE away RENAME TO {table}")).await;
+        until("the lease goes on", async || server.services.node.lease_remaining() > 0).await;
+        begun.goes_on(&server).await;
+    }
+
+    /// The database is gone (PostgreSQL), or takes nothing (SQLite).
+    async fn t24_people_are_told_and_what_they_began_goes_on_after_an_outage(engine) {
+        let (server, proxy) = match engine {
+            Engine::Postgres => {
+                let (server, proxy) = proxied().await;
+                (server, Some(proxy))
+            }
+            Engine::Sqlite => (Server::with(engine, |config| config.database.deadline_milliseconds = 1000).await, None),
+        };
+        server.apply(PEOPLE).await;
+        let mut begun = Begun::new(&server).await;
+        let mut bob = Browser::new(&server);
+        let login = bob.get("/login").await;
+        let mut lock = None;
+        if let Some(proxy) = &proxy {
+            proxy.set(Link::Cut);
+        } else {
+            let mut other = sqlx::SqliteConnection::connect(&server.place.url).await.unwrap();
+            other.execute("PRAGMA busy_timeout = 20000; BEGIN IMMEDIATE").await.unwrap();
+            lock = Some(other);
+        }
+        assert_unavailable_page(&bob.fill_in(&login, BOB).await);
+        assert_unavailable_page(&begun.browser.press(&begun.consent, "approve", &[]).await);
+        // Reading needs no lock.
+        if engine == Engine::Postgres {
+            for path in ["/login", "/account", "/account/password", &format!("/consent?flow={}", begun.consent.flow())] {
+                assert_unavailable_page(&begun.browser.get(path).await);
+            }
+        }
+        until("the lease has ended", async || server.services.node.lease_remaining() <= 0).await;
+        begun.the_client_gets_nothing(&server).await;
+        drop(lock);
+        if let Some(proxy) = &proxy {
+            proxy.set(Link::Open);
+        }
+        until("ready again", async || management(&server, "/health/ready").await == 200).await;
+        assert!(bob.fill_in(&login, BOB).await.is_at("/account"));
+        begun.goes_on(&server).await;
+    }
 }
 
 /// F-09: no byte can be written to a file, as on a full disk. The limit is the kernel's (EFBIG), which counts for root too.

@@ -239,59 +239,60 @@ async fn t140_the_issuer_is_the_configured_one_over_http2_too() {
     }
 }
 
-/// T-140, for people: where they are sent, what their forms lead to and whose cookies they get is ours, whatever a
-/// request says of us.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t140_people_stay_on_the_configured_issuer_too() {
-    for trusts in [false, true] {
-        let server = Server::with(Engine::Sqlite, |config| {
-            config.sessions.waiting_per_address = 10_000;
-            if trusts {
-                config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-            }
-        })
-        .await;
-        server.apply(&format!("{EXAMPLE}{}", crate::authorize::CLIENTS)).await;
-        let mut wire = Wire::new(&server.url);
-        let authorize =
-            |changes: &[(&str, &str)]| format!("/oauth2/authorize?{}", encode(&crate::authorize::request(changes)));
-        let (flow, refused, posted) = (
-            authorize(&[]),
-            authorize(&[("scope", "admin")]),
-            authorize(&[("scope", "admin"), ("response_mode", "form_post")]),
-        );
-        let ours = |path: &str| format!("{}{path}", server.issuer);
-        for headers in FORGED {
-            for place in PLACES {
-                let mut ask = async |path: &str, status: u16| {
-                    let reply = wire.ask(&get(&format!("{place}{path}"), headers)).await.unwrap();
-                    assert_eq!(reply.status, status, "{headers}{place}{path} {}", reply.text());
-                    assert!(!reply.text().to_lowercase().contains("evil"), "{headers}{place}{path} {}", reply.text());
-                    assert!(!reply.head.to_lowercase().contains("domain="), "{}", reply.head);
-                    reply
-                };
-                assert_eq!(
-                    ask("/account", 303).await.header("location"),
-                    Some(ours("/login").as_str()),
-                    "{headers}{place}"
-                );
-                let to_login = ask(&flow, 303).await;
-                assert!(to_login.header("location").unwrap().starts_with(&ours("/login?flow=")), "{headers}{place}");
-                let to_client = ask(&refused, 303).await;
-                let issuer: String = url::form_urlencoded::byte_serialize(server.issuer.as_bytes()).collect();
-                let expected = format!("&iss={issuer}");
-                assert!(
-                    to_client.header("location").unwrap().ends_with(&expected),
-                    "{headers}{place} {}",
-                    to_client.head
-                );
-                let form = ask(&posted, 200).await;
-                assert!(form.text().contains(&format!("value=\"{}\"", server.issuer)), "{headers}{place}");
-                let login = ask("/login", 200).await;
-                assert!(login.text().contains("action=\"/login\"") && login.text().contains("href=\"/static/"));
-                assert!(login.header("set-cookie").is_some_and(|cookie| cookie.starts_with("sealwright=")));
-                ask("/logout", 200).await;
-                ask("/login?flow=x", 400).await;
+both! {
+    /// T-140, for people: where they are sent, what their forms lead to and whose cookies they get is ours, whatever a
+    /// request says of us.
+    async fn t140_people_stay_on_the_configured_issuer_too(engine) {
+        for trusts in [false, true] {
+            let server = Server::with(engine, |config| {
+                config.sessions.waiting_per_address = 10_000;
+                if trusts {
+                    config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+                }
+            })
+            .await;
+            server.apply(&format!("{EXAMPLE}{}", crate::authorize::CLIENTS)).await;
+            let mut wire = Wire::new(&server.url);
+            let authorize =
+                |changes: &[(&str, &str)]| format!("/oauth2/authorize?{}", encode(&crate::authorize::request(changes)));
+            let (flow, refused, posted) = (
+                authorize(&[]),
+                authorize(&[("scope", "admin")]),
+                authorize(&[("scope", "admin"), ("response_mode", "form_post")]),
+            );
+            let ours = |path: &str| format!("{}{path}", server.issuer);
+            for headers in FORGED {
+                for place in PLACES {
+                    let mut ask = async |path: &str, status: u16| {
+                        let reply = wire.ask(&get(&format!("{place}{path}"), headers)).await.unwrap();
+                        assert_eq!(reply.status, status, "{headers}{place}{path} {}", reply.text());
+                        assert!(!reply.text().to_lowercase().contains("evil"), "{headers}{place}{path} {}", reply.text());
+                        assert!(!reply.head.to_lowercase().contains("domain="), "{}", reply.head);
+                        reply
+                    };
+                    assert_eq!(
+                        ask("/account", 303).await.header("location"),
+                        Some(ours("/login").as_str()),
+                        "{headers}{place}"
+                    );
+                    let to_login = ask(&flow, 303).await;
+                    assert!(to_login.header("location").unwrap().starts_with(&ours("/login?flow=")), "{headers}{place}");
+                    let to_client = ask(&refused, 303).await;
+                    let issuer: String = url::form_urlencoded::byte_serialize(server.issuer.as_bytes()).collect();
+                    let expected = format!("&iss={issuer}");
+                    assert!(
+                        to_client.header("location").unwrap().ends_with(&expected),
+                        "{headers}{place} {}",
+                        to_client.head
+                    );
+                    let form = ask(&posted, 200).await;
+                    assert!(form.text().contains(&format!("value=\"{}\"", server.issuer)), "{headers}{place}");
+                    let login = ask("/login", 200).await;
+                    assert!(login.text().contains("action=\"/login\"") && login.text().contains("href=\"/static/"));
+                    assert!(login.header("set-cookie").is_some_and(|cookie| cookie.starts_with("sealwright=")));
+                    ask("/logout", 200).await;
+                    ask("/login?flow=x", 400).await;
+                }
             }
         }
     }

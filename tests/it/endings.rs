@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sealwright::jobs;
 use sealwright::wire::EndGrants;
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::browser::Browser;
 use crate::codes::text;
 use crate::people::{ADA, BOB, PEOPLE, WEB, authorization_url, tokens};
 use crate::refresh::refreshing;
-use crate::support::{Answer, Engine, INTROSPECT, REVOKE, Server, TOKEN, VERIFIER, both, encode, part};
+use crate::support::{Answer, Engine, INTROSPECT, REVOKE, Server, TOKEN, VERIFIER, both, encode, part, until};
 
 /// What people allow while they are there, and while they are away.
 const ONLINE: &str = "openid orders:read";
@@ -194,6 +195,40 @@ both! {
                 } else {
                     scene.next(tokens).await;
                 }
+            }
+        }
+    }
+
+    /// A sign-in that nobody uses, or that has run out, ends as by signing out: whether the sweep notices it first, or
+    /// the person who signs in there again. What comes then is a new one.
+    async fn a_refresh_token_ends_with_a_sign_in_that_is_over(engine) {
+        const IDLE: &str = "last_used_at = last_used_at - 1801000000";
+        for (ends, online, offline) in [(EndGrants::Online, true, false), (EndGrants::All, true, true), (EndGrants::None, false, false)] {
+            let mut scene = Scene::with(engine, |config| config.sessions.end_grants = ends).await;
+            let (mut short, mut long) = (scene.tokens(ONLINE).await, scene.tokens(OFFLINE).await);
+            for (over, swept) in [(IDLE, true), (IDLE, false), ("expires_at = 1", false)] {
+                let what = format!("{over}, swept: {swept}, {ends}");
+                let waiting = scene.code(ONLINE).await;
+                scene.server.place.run(&format!("UPDATE sign_ins SET {over}")).await;
+                if swept {
+                    jobs::sweep_once(&scene.server.services).await.unwrap();
+                    assert_eq!(scene.server.place.number("SELECT COUNT(*) FROM sign_ins").await, 0, "{what}");
+                }
+                let next = (scene.tokens(ONLINE).await, scene.tokens(OFFLINE).await);
+                let sid = |tokens: &Value| text(&part(text(tokens, "id_token"), 1), "sid").to_owned();
+                assert_ne!(sid(&short), sid(&next.0), "{what}");
+                assert_eq!(scene.server.place.number("SELECT COUNT(*) FROM sign_ins").await, 1, "{what}");
+                scene.post(TOKEN, &redeeming(&waiting)).await.assert_error(400, "invalid_grant");
+                for (tokens, dead) in [(&short, online), (&long, offline)] {
+                    if dead {
+                        // Nobody asked for it, and nobody waited for every node.
+                        until("its access token is dead", async || scene.userinfo(tokens).await == 401).await;
+                        scene.is_dead(&what, tokens, true).await;
+                    } else {
+                        scene.next(tokens).await;
+                    }
+                }
+                (short, long) = next;
             }
         }
     }

@@ -227,6 +227,7 @@ both! {
         let mut browser = Browser::new(&server);
         let login = browser.authorize(&request(&[("response_mode", "form_post")])).await;
         let answer = browser.fill_in(&login, ALICE).await;
+        assert_eq!(answer.header("referrer-policy"), "same-origin", "as every page with a form");
         let form = answer.forms().remove(0);
         assert_eq!((form.action.as_str(), form.buttons.len()), ("https://rp.test/cb", 1));
         let names: Vec<_> = form.hidden.iter().map(|(name, _)| name.as_str()).collect();

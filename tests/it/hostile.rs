@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::browser::{Browser, Page};
+use crate::browser::{Browser, Page, attribute};
 use crate::support::{Answer, CHALLENGE, Engine, FORM, INTROSPECT, REVOKE, Server, TOKEN, both, encode};
 
 /// It ends every context of HTML that a value of ours could be in.
@@ -177,6 +177,31 @@ both! {
         for what in ["consent", "home", "several", "accounts"] {
             let page = &hostile.iter().find(|(known, _)| *known == what).unwrap().1;
             assert!(page.text.contains("svg/onload=alert(1)"), "{what}: {}", page.text);
+        }
+    }
+
+    /// What a person fills in or presses is found by an id that is its name; of several of one name by their place.
+    async fn inputs_and_buttons_have_stable_ids_that_are_their_names(engine) {
+        let mut found = BTreeSet::new();
+        for (what, page) in pages(engine, &HARMLESS).await {
+            let mut ids = BTreeSet::new();
+            for tag in page.text.split('<').filter(|tag| ["input", "button"].iter().any(|kind| tag.starts_with(kind))) {
+                let tag = tag.split('>').next().unwrap();
+                let of = |name: &str| attribute(tag, name).unwrap_or_default();
+                if of("type") == "hidden" {
+                    continue;
+                }
+                let (id, name) = (of("id"), of("name"));
+                let several = id.strip_prefix(&format!("{name}-")).is_some_and(|place| place.parse::<u32>().is_ok());
+                // The client is told what it is told, and not which button was pressed for it.
+                let sends_on = what == "post" && (id.as_str(), name.as_str()) == ("submit", "");
+                assert!(sends_on || !name.is_empty() && (id == name || several), "{what}: <{tag}>");
+                assert!(ids.insert(id.clone()), "{what}: {id} stands twice");
+            }
+            found.extend(ids);
+        }
+        for id in ["username", "password", "submit", "approve", "deny", "new_password", "new_password_again", "account-1", "account-2", "client-1", "session-1"] {
+            assert!(found.contains(id), "{id}: {found:?}");
         }
     }
 

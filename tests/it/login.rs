@@ -112,7 +112,14 @@ both! {
         }
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
         let failed = events(&server, "sign_in.failed").await;
-        assert_eq!(failed.len(), 5, "of whom nobody knows, and of what was not looked at, no row");
+        assert_eq!(failed.len(), 5, "whose password was looked at");
+        // Of whom nobody knows, and of what was not looked at, a sample.
+        let grace = server.place.texts("SELECT sub FROM users WHERE username = 'grace'").await.remove(0);
+        let mut samples: Vec<(String, String)> =
+            events(&server, "request.refused").await.into_iter().map(|event| (event.details, event.object)).collect();
+        samples.sort();
+        let sample = |why: &str, object: &str| (format!("{{\"error\":\"{why}\",\"what\":\"sign_in\"}}"), object.to_owned());
+        assert_eq!(samples, [sample("throttled", &grace), sample("unknown", "")]);
         assert!(failed.iter().all(|event| !event.details.contains("wrong and") && !event.object.contains("nobody")));
         let metrics = server.services.metrics.render();
         for (word, n) in [("wrong", 4), ("disabled", 1), ("unknown", 1), ("throttled", 1)] {
@@ -121,6 +128,51 @@ both! {
             assert_eq!(server.place.number(&counted).await, n, "{word}");
             assert!(metrics.contains(&format!("sealwright_sign_ins_total{{outcome=\"{word}\"}} {n}")), "{word}: {metrics}");
         }
+        server.stop().await;
+    }
+
+    /// T-121: what is kept of an attempt is written later, so that who waits for the answer learns nothing of it.
+    async fn t121_an_attempt_that_fails_costs_as_many_statements_whoever_it_is(engine) {
+        let server = with_people(engine).await;
+        let mut browser = Browser::stepwise(&server);
+        let csrf = browser.token().await;
+        let mut found = Vec::new();
+        for username in ["Ada", "gone", "empty", "nobody"] {
+            // The jobs of the node go on meanwhile: of some tries one meets none of them.
+            let mut least = u64::MAX;
+            for _ in 0..8 {
+                let before = server.services.db.statements();
+                let form = [("csrf", csrf.as_str()), ("username", username), ("password", PASSWORD)];
+                let form = if username == "Ada" { [form[0], form[1], ("password", OTHER)] } else { form };
+                assert_eq!(browser.post("/login", &form).await.status, 403, "{username}");
+                least = least.min(server.services.db.statements() - before);
+            }
+            found.push(least);
+        }
+        assert!(found[0] > 0 && found.iter().all(|cost| *cost == found[0]), "{found:?}");
+        server.stop().await;
+    }
+
+    /// Each attempt is counted; of those that nothing bounds there is a sample, with the address that they came from.
+    async fn attempts_that_no_password_is_looked_at_for_are_counted_and_sampled(engine) {
+        let server = with_people(engine).await;
+        let mut browser = Browser::stepwise(&server);
+        browser.address = Some("192.0.2.7".into());
+        let csrf = browser.token().await;
+        for _ in 0..150 {
+            let page = browser.post("/login", &[("csrf", &csrf), ("username", ""), ("password", "s3cret and more")]).await;
+            assert_eq!(page.status, 403);
+        }
+        let samples = events(&server, "request.refused").await;
+        // Sixty a minute; another one may have begun.
+        assert!((60..=120).contains(&samples.len()), "{}", samples.len());
+        for event in samples {
+            assert_eq!(event.details, "{\"error\":\"malformed\",\"what\":\"sign_in\"}");
+            assert_eq!((event.address.as_str(), event.object.as_str(), event.actor.as_str()), ("192.0.2.7", "", "anonymous"));
+            assert!(!event.request_id.is_empty());
+        }
+        let counted = "SELECT CAST(SUM(n) AS BIGINT) FROM usage_counters WHERE event = 'sign_in' AND outcome = 'malformed'";
+        assert_eq!(server.place.number(counted).await, 150);
         server.stop().await;
     }
 

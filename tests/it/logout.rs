@@ -102,6 +102,8 @@ both! {
                 assert!(page.text.contains(words), "{words}: {}", page.text);
             }
             assert_eq!(page.text.contains("Web shop asks to sign out bob here."), hinted, "{}", page.text);
+            let named = |name: &str| page.text.contains(&format!("id=\"{name}\" name=\"{name}\""));
+            assert!(named("submit") && named("all") == hinted, "{}", page.text);
             let sid = page.text.split(">Sign out bob<").next().unwrap().rsplit("value=\"").next().unwrap().split('"').next().unwrap();
             let done = match pressed {
                 "bob" => browser.press(&page, "account", &[("account", sid)]).await,

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::codes::{
-    API, APPLIED, GATEWAY, Granted, OTHER, Scene, Shared, WEB, execute, number, patient, redeeming, text,
+    API, APPLIED, GATEWAY, Granted, OTHER, STOCK, Scene, Shared, WEB, execute, number, patient, redeeming, text, with,
 };
 use crate::support::{Answer, INTROSPECT, REVOKE, TOKEN, both, decided, part, rounds};
 
@@ -88,6 +88,55 @@ both! {
         assert_eq!((answer.status, &answer.json["scope"]), (200, &"orders:read".into()), "{}", answer.text);
         scene.server.apply(&APPLIED.replacen("orders:read orders:write stock:read", "stock:read", 1)).await;
         refresh(&scene, text(&answer.json, "refresh_token")).await.assert_error(400, "invalid_grant");
+    }
+
+    /// T-153. Parameters that the endpoint does not know are passed over (RFC 6749 §3.2), `audience` and
+    /// `authorization_details` among them: they bring nothing.
+    async fn t153_a_refresh_brings_no_more_than_was_granted(engine) {
+        let scene = Scene::new(engine).await;
+        let userinfo = format!("{}/userinfo", scene.server.issuer);
+        let tokens = scene.tokens(Granted { scope: "orders:read", ..Granted::default() }).await;
+        let mut token = text(&tokens, "refresh_token").to_owned();
+        for (name, value, error) in [
+            ("scope", "orders:read orders:write", "invalid_scope"),
+            ("scope", "orders:read openid", "invalid_scope"),
+            ("scope", "offline_access", "invalid_scope"),
+            ("resource", STOCK, "invalid_target"),
+            ("resource", &userinfo, "invalid_target"),
+        ] {
+            scene.redeem(WEB, &with(&refreshing(&token), name, value)).await.assert_error(400, error);
+        }
+        assert_eq!((generation(&scene).await, scene.revoked().await), (1, 0));
+        let details = r#"[{"type":"payment_initiation","actions":["initiate"],"locations":["https://stock.example.com"]}]"#;
+        for (name, value) in [("audience", STOCK), ("authorization_details", details), ("resource", API), ("scope", "orders:read")] {
+            let answer = scene.redeem(WEB, &with(&refreshing(&token), name, value)).await;
+            assert_eq!(answer.status, 200, "{name}: {}", answer.text);
+            let claims = part(text(&answer.json, "access_token"), 1);
+            for told in [&answer.json, &claims] {
+                assert_eq!(told["scope"], "orders:read", "{name}: {told}");
+                assert!(told.get("authorization_details").is_none(), "{name}: {told}");
+            }
+            assert_eq!(claims["aud"], API, "{name}");
+            text(&answer.json, "refresh_token").clone_into(&mut token);
+        }
+        // Narrowed, it widens back to what was granted, and no further.
+        let tokens = scene.tokens(Granted::default()).await;
+        text(&tokens, "refresh_token").clone_into(&mut token);
+        for (scope, error) in [
+            ("orders:read", None),
+            ("orders:read orders:write", None),
+            ("orders:read orders:write stock:read", Some("invalid_scope")),
+            ("orders:write", None),
+        ] {
+            let answer = scene.redeem(WEB, &with(&refreshing(&token), "scope", scope)).await;
+            match error {
+                Some(error) => answer.assert_error(400, error),
+                None => {
+                    assert_eq!((answer.status, &answer.json["scope"]), (200, &scope.into()), "{}", answer.text);
+                    text(&answer.json, "refresh_token").clone_into(&mut token);
+                }
+            }
+        }
     }
 
     /// RFC 8707: what the client lost since, no old grant brings.

@@ -123,7 +123,7 @@ async fn refused(scene: &Scene, who: (&str, &str), form: &[(&str, &str)], expect
 }
 
 const NOTHING: &[&str] = &[];
-/// Burnt: nobody guesses twice. It is forgotten with the longest access token that it could have brought.
+/// Burnt: nobody guesses twice. From here on its grant is good for nothing.
 const BURNT: &[&str] = &["grants.code_used_at", "grants.expires_at", "grants.refresh_expires_at"];
 /// The family is dead, on every node, and somebody wrote down why.
 const REVOKED: &[&str] =
@@ -370,6 +370,12 @@ both! {
                 assert!(browser.cookies.is_empty(), "{what:?}");
             }
         }
+        // What is no form, or too large a one.
+        let url = format!("{}/oauth2/authorize", server.url);
+        let json = server.http.post(&url).header("content-type", "application/json").body("{}").send();
+        assert_eq!(changes(&place, NOTHING, json).await.unwrap().status(), 400);
+        let large = authorize::send_too_much(&server, crate::support::encode(&request(&[("state", &"x".repeat(1 << 20))])));
+        assert_eq!(changes(&place, NOTHING, large).await.status, 413);
         // Nobody to answer: a page.
         for what in [&[("client_id", "nobody")][..], &[("redirect_uri", "https://evil.test/cb")], &[("redirect_uri", "")]] {
             let mut browser = Browser::new(&server);
@@ -445,6 +451,18 @@ both! {
         assert_eq!(told(&page).as_deref(), Some("account_selection_required"));
 
         // The client is switched off, or has another address: nobody to answer, at any step.
+        let page = browser.authorize(&request(&[("prompt", "consent"), ("login_hint", "alice")])).await;
+        let consent = if page.is_at("/login") { browser.press(&page, "account", &[]).await } else { page };
+        assert!(consent.is_at("/consent"), "{}", consent.url);
+        let out = browser.get("/logout?client_id=web").await;
+        let switched = |off: bool| authorize::CLIENTS.replacen("client_id = \"web\"", &format!("client_id = \"web\"\ndisabled = {off}"), 1);
+        server.apply(&switched(true)).await;
+        let at = format!("{}/consent?flow={}", server.issuer, consent.flow());
+        assert_eq!(changes(&place, NOTHING, browser.get(&at)).await.status, 400);
+        assert_eq!(changes(&place, NOTHING, browser.press(&consent, "approve", &[])).await.status, 400);
+        assert_eq!(changes(&place, NOTHING, browser.get("/logout?client_id=web")).await.status, 400);
+        assert_eq!(changes(&place, NOTHING, browser.press(&out, "submit", &[])).await.status, 400);
+        server.apply(&switched(false)).await;
         let login = browser.authorize(&request(&[("prompt", "login")])).await;
         let at = format!("{}/oauth2/authorize?flow={}", server.issuer, login.flow());
         let moved = authorize::CLIENTS.replacen("https://rp.test/cb", "https://rp.test/elsewhere", 1);
@@ -608,6 +626,28 @@ both! {
             let answer = changes(&place, NOTHING, asking).await.unwrap();
             assert!([400, 401].contains(&answer.status().as_u16()), "{token}");
         }
+        // For another resource; twice; in the query; of somebody who is switched off; of a client that lost openid.
+        let api = people::tokens(&server, &mut ada, people::ADA, "orders:read").await;
+        let token = text(&tokens, "access_token");
+        let url = format!("{}/userinfo", server.url);
+        let asking = |token: &str| server.http.get(&url).bearer_auth(token);
+        let form = crate::support::encode(&[("access_token", token)]);
+        let twice = server.http.post(&url).bearer_auth(token).header("content-type", crate::support::FORM).body(form);
+        for (request, status, error) in [
+            (asking(text(&api, "access_token")), 401, "invalid_token"),
+            (twice, 400, "invalid_request"),
+            (server.http.get(format!("{url}?access_token={token}")), 400, "invalid_request"),
+        ] {
+            let answer = changes(&place, NOTHING, async { Answer::of(request.send().await.unwrap()).await }).await;
+            answer.assert_error(status, error);
+        }
+        execute(&place, "UPDATE users SET disabled = TRUE").await;
+        let answer = changes(&place, NOTHING, async { Answer::of(asking(token).send().await.unwrap()).await }).await;
+        answer.assert_error(401, "invalid_token");
+        execute(&place, "UPDATE users SET disabled = FALSE").await;
+        server.apply(&people::PEOPLE.replacen("openid profile email groups", "profile email groups", 1)).await;
+        let answer = changes(&place, NOTHING, async { Answer::of(asking(token).send().await.unwrap()).await }).await;
+        answer.assert_error(403, "insufficient_scope");
         assert!(ada.get("/account").await.is_at("/account"));
     }
 
@@ -632,6 +672,83 @@ both! {
             let counts = |name: &String| ["+attempts:", "attempts."].iter().any(|known| name.starts_with(known));
             assert!(found.iter().all(counts) && found.is_empty() != counted, "{username}: {found:?}");
         }
+        // By the right password: who is switched off, is locked, or comes from an address that has tried too often.
+        let right = [("csrf", csrf.as_str()), ("username", ALICE.0), ("password", ALICE.1)];
+        let free = "UPDATE attempts SET n = 0, free_at = 0";
+        for (change, back, changed) in [
+            ("UPDATE users SET disabled = TRUE", "UPDATE users SET disabled = FALSE", &["attempts.n", "attempts.expires_at"][..]),
+            ("UPDATE attempts SET n = 100 WHERE kind = 'account'", free, &["attempts.n"]),
+            ("UPDATE attempts SET n = 100 WHERE kind = 'address'", free, NOTHING),
+        ] {
+            execute(&place, free).await;
+            execute(&place, change).await;
+            let before = rows(&place).await;
+            assert_eq!(browser.post("/login", &right).await.status, 403, "{change}");
+            let found = differences(&before, &rows(&place).await);
+            assert!(changed.iter().all(|name| found.contains(*name)), "{change}: {found:?}");
+            assert!(found.iter().all(|name| name.starts_with("attempts.")) && found.is_empty() == changed.is_empty(), "{change}: {found:?}");
+            execute(&place, back).await;
+        }
+        assert_eq!(browser.post("/login", &right).await.status, 303);
+    }
+
+    /// Who is switched off between the look at the password and the sign-in: the browser keeps its session, and who is
+    /// signed in there stays so.
+    async fn a_sign_in_that_comes_too_late_ends_nobody_elses(engine) {
+        let server = flows::with_people(engine).await;
+        let place = server.place.clone();
+        let mut browser = Browser::new(&server);
+        browser.sign_in(ALICE.0, ALICE.1).await;
+        let off = "UPDATE users SET disabled = TRUE WHERE username = 'bob'";
+        place.run(&match engine {
+            Engine::Sqlite => format!("CREATE TRIGGER off AFTER INSERT ON attempts BEGIN {off}; END"),
+            Engine::Postgres => format!(
+                "CREATE FUNCTION off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {off}; RETURN NULL; END $$; \
+                 CREATE TRIGGER off AFTER INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION off()"
+            ),
+        })
+        .await;
+        let login = browser.get("/login").await;
+        let before = rows(&place).await;
+        let page = browser.fill_in(&login, BOB).await;
+        assert_eq!(page.status, 403, "{}", page.text);
+        let mut found = differences(&before, &rows(&place).await);
+        assert!(found.remove("users.disabled") && found.iter().all(|name| name.contains("attempts")), "{found:?}");
+        let home = browser.get("/account").await;
+        assert!(home.is_at("/account") && home.text.contains(ALICE.0), "{}", home.text);
+    }
+
+    /// Who gets no turn has made no attempt, and who finds no room leaves nothing.
+    async fn nothing_is_kept_of_whom_there_is_no_room_for(engine) {
+        let server = Server::with(engine, |config| {
+            config.secrets.argon2_concurrency = Some(1);
+            config.secrets.argon2_queue = 0;
+            config.sessions.waiting_per_address = 2;
+        }).await;
+        server.apply(&format!("{}{}{}", crate::support::EXAMPLE, authorize::CLIENTS, flows::USERS)).await;
+        let place = server.place.clone();
+        let mut browser = Browser::new(&server);
+        let login = browser.get("/login").await;
+        // With a request that is stored, that is all the room there is.
+        let stored = Browser::stepwise(&server).post_from("https://rp.test", "/oauth2/authorize", &request(&[])).await;
+        assert_eq!(stored.status, 303, "{}", stored.text);
+        let turn = server.services.passwords.turn(None).await.unwrap();
+        let page = changes(&place, NOTHING, browser.fill_in(&login, ALICE)).await;
+        assert_eq!((page.status, page.header("retry-after")), (503, "1"), "{}", page.text);
+        for what in ["/login", "/oauth2/authorize", "a stored request"] {
+            let mut other = Browser::new(&server);
+            let asking = async {
+                match what {
+                    "/login" => other.get("/login").await,
+                    "/oauth2/authorize" => other.authorize(&request(&[])).await,
+                    _ => other.post_from("https://rp.test", "/oauth2/authorize", &request(&[])).await,
+                }
+            };
+            let page = changes(&place, NOTHING, asking).await;
+            assert_eq!((page.status, page.away), (429, None), "{what}: {}", page.text);
+        }
+        drop(turn);
+        assert!(browser.fill_in(&login, ALICE).await.is_at("/account"));
     }
 }
 

@@ -46,7 +46,10 @@ both! {
         ] {
             let tokens = tokens(&server, &mut browser, ADA, scope).await;
             let answer = ask(&server, access(&tokens)).await;
-            assert_eq!(without_sub(&answer), told, "{scope}");
+            let mut found = without_sub(&answer);
+            // When is another test's.
+            let updated_at = found.as_object_mut().unwrap().remove("updated_at");
+            assert_eq!((updated_at.is_some(), &found), (scope == "openid profile", &told), "{scope}");
             assert_eq!(answer.header("cache-control"), Some("no-store"));
             let id_token = part(tokens["id_token"].as_str().unwrap(), 1);
             assert_eq!(answer.json["sub"], id_token["sub"]);
@@ -66,6 +69,35 @@ both! {
         assert!(id_token.get("name").is_none() && id_token.get("email_verified").is_none());
         // A claim without a row is nobody's to ask for.
         assert_eq!(without_sub(&ask(&server, access(&tokens)).await), json!({ "name": "Ada Lovelace" }));
+    }
+
+    /// In seconds, and of what is known of the person.
+    async fn core_5_1_updated_at_is_when_the_person_was_last_changed(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(PEOPLE).await;
+        let changed = async || server.place.number("SELECT updated_at FROM users WHERE username = 'ada'").await / 1_000_000;
+        let wish = [("claims", r#"{"id_token":{"updated_at":null}}"#)];
+        let tokens = tokens_with(&server, &mut Browser::new(&server), ADA, ("openid profile", &wish)).await;
+        let before = changed().await;
+        assert_eq!(part(tokens["id_token"].as_str().unwrap(), 1)["updated_at"], before);
+        assert_eq!(ask(&server, access(&tokens)).await.json["updated_at"], before);
+        server.clock.advance(std::time::Duration::from_secs(20));
+        server.apply(&PEOPLE.replacen("Ada Lovelace", "Ada King", 1)).await;
+        let after = changed().await;
+        assert!(after >= before + 20);
+        assert_eq!(ask(&server, access(&tokens)).await.json["updated_at"], after);
+    }
+
+    async fn what_the_client_lost_since_is_not_told(engine) {
+        let server = Server::empty(engine).await;
+        server.apply(PEOPLE).await;
+        let tokens = tokens(&server, &mut Browser::new(&server), ADA, "openid profile groups").await;
+        server.apply(&PEOPLE.replacen("openid profile email groups", "openid email groups", 1)).await;
+        assert_eq!(without_sub(&ask(&server, access(&tokens)).await), json!({ "groups": ["staff", "admins"] }));
+        server.apply(&PEOPLE.replacen("openid profile email groups", "profile email groups", 1)).await;
+        refused(&ask(&server, access(&tokens)).await, 403, "insufficient_scope");
+        server.apply(PEOPLE).await;
+        assert_eq!(without_sub(&ask(&server, access(&tokens)).await)["name"], "Ada Lovelace");
     }
 
     async fn a_row_gives_a_claim_of_our_own_and_pruning_takes_it(engine) {

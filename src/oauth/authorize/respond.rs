@@ -57,7 +57,7 @@ struct FormPost<'a> {
 /// OAuth 2.0 Form Post Response Mode: the script, or without it a button.
 fn form_post(frame: Frame<'_>, action: &str, parameters: &Parameters<'_>) -> Response {
     let policy = Policy { form_action: Some(pages::form_action(action)), script: Some(SUBMIT) };
-    pages::html(StatusCode::OK, &FormPost { frame, action, parameters, script: SUBMIT }, &policy)
+    pages::form_with(StatusCode::OK, &FormPost { frame, action, parameters, script: SUBMIT }, &policy)
 }
 
 #[cfg(test)]
