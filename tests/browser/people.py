@@ -1,9 +1,9 @@
 """People at a real Chromium, as in production: signing in, refusing, switching, signing out.
 
-The server runs by its configuration file and serves https; the client is a page on another site, or an application with
-a scheme of its own or a loopback address. Each flow runs with JavaScript and without. One short pass is by http at a
-loopback issuer. Screenshots of each page, light and dark, at 360 and 1280 pixels, go to $SEALWRIGHT_TEST_SCREENSHOTS;
-axe-core (from $SEALWRIGHT_TEST_NODE) finds nothing to complain of on any of them.
+The server runs by its configuration file and serves https; the client is a page on another site, or an application
+with a scheme of its own or a loopback address. What a person does runs with JavaScript and without. One short pass is
+by http at a loopback issuer. Screenshots of each page, light and dark, at 360 and 1280 pixels, go to
+$SEALWRIGHT_TEST_SCREENSHOTS; axe-core (from $SEALWRIGHT_TEST_NODE) finds nothing to complain of on any of them.
 """
 
 import contextlib
@@ -79,20 +79,18 @@ def visits(checks, server, arguments, scripts):
         yield flow
 
 
-def flows(flow, server, arguments, loopback, scripts):
-    """Every flow; another browser has `arguments`, and somebody listens at the port `loopback`."""
-    kind = "" if scripts else "_without_scripts"
-
+def flows(flow, server, arguments, scripts):
+    """Every flow, with scripts or without. Another browser has `arguments`."""
     with flow("wrong_password_then_signs_in_and_agrees") as visit:
         visit.sent(prompt="consent")
         visit.find("username")
-        visit.look(f"login{kind}")
+        visit.look("login")
         visit.sign_in("ada", "not the right one at all")
         visit.wait("no word of the wrong password", lambda: visit.has("error"))
-        visit.look(f"login-wrong{kind}")
+        visit.look("login-wrong")
         visit.sign_in("ada")
         visit.find("approve")
-        visit.look(f"consent{kind}")
+        visit.look("consent")
         visit.press("approve")
         answer = visit.answer()
         equal((bool(answer.get("code")), answer.get("iss")), (True, server.issuer))
@@ -116,36 +114,36 @@ def flows(flow, server, arguments, loopback, scripts):
         visit.sent(redirect_uri="https://evil.example.com/cb")
         visit.find("request-id")
         equal(visit.driver.current_url.startswith(server.issuer), True)
-        visit.look(f"problem{kind}")
+        visit.look("problem")
 
     with flow("switches_accounts") as visit:
         visit.comes("ada")
         visit.answer()
         visit.sent(prompt="select_account")
         visit.find("another")
-        visit.look(f"accounts{kind}")
+        visit.look("accounts")
         visit.press("another")
         equal(bool(visit.through("bob").get("code")), True)
         visit.driver.get(server.url("/account"))
         visit.wait("both are there", lambda: len(visit.driver.find_elements(By.NAME, "account")) == 2)
-        visit.look(f"account{kind}")
+        visit.look("account")
         visit.driver.get(server.url("/logout"))
         visit.find("submit")
-        visit.look(f"logout-several{kind}")
+        visit.look("logout-several")
         visit.driver.find_element(By.XPATH, "//button[normalize-space()='Sign out ada']").click()
         visit.wait("no word of who stays", lambda: "Still signed in at this browser: bob" in visit.driver.page_source)
-        visit.look(f"signed-out-one{kind}")
+        visit.look("signed-out-one")
 
     with flow("signs_out") as visit:
         visit.comes("ada")
         visit.answer()
         visit.sent(logout_url(visit))
         visit.find("submit")
-        visit.look(f"logout{kind}")
+        visit.look("logout")
         visit.press("submit")
         equal(visit.answer("/bye"), {"state": "s"})
         visit.driver.get(server.url("/logout"))
-        visit.look(f"signed-out{kind}")
+        visit.look("signed-out")
         visit.sent(prompt="none")
         equal(visit.answer().get("error"), "login_required")
 
@@ -154,11 +152,12 @@ def flows(flow, server, arguments, loopback, scripts):
         visit.comes("ada", response_mode="form_post", state=state)
         if not scripts:
             visit.wait("no button to go on with", lambda: "Back to the application" in visit.driver.title)
-            visit.look(f"form-post{kind}")
+            visit.look("form-post")
             visit.press("submit")
         visit.wait("never posted", lambda: state in Site.posted)
         path, site, form = Site.posted[state]
-        equal((path, site, form.get("iss"), sorted(form)), ("/cb", "cross-site", server.issuer, ["code", "iss", "state"]))
+        equal((path, site, form.get("iss")), ("/cb", "cross-site", server.issuer))
+        equal(sorted(form), ["code", "iss", "state"])
         visit.find("client")
         equal(visit.driver.current_url, f"{visit.origin}/cb")
         equal(visit.blocked(), [])
@@ -172,10 +171,10 @@ def flows(flow, server, arguments, loopback, scripts):
         visit.answer()
         visit.driver.get(server.url("/account"))
         visit.wait("what was granted is not there", lambda: visit.driver.find_elements(By.NAME, "client"))
-        visit.look(f"account-granted{kind}")
+        visit.look("account-granted")
         visit.driver.find_element(By.NAME, "client").click()
         visit.wait("not taken back", lambda: visit.has("done") and not visit.driver.find_elements(By.NAME, "client"))
-        visit.look(f"account-done{kind}")
+        visit.look("account-done")
         # That one, and any of a flow before.
         while visit.driver.find_elements(By.NAME, "session"):
             visit.driver.find_element(By.NAME, "session").click()
@@ -185,7 +184,7 @@ def flows(flow, server, arguments, loopback, scripts):
         there.find("password")
         visit.press("change-password")
         visit.find("new_password")
-        visit.look(f"password{kind}")
+        visit.look("password")
         new = f"{secrets.token_hex(8)} otter basil trumpet"
         for present, text in (("not the right one at all", new), (PEOPLE["eve"], "short"), (PEOPLE["eve"], new)):
             for field, typed in (("password", present), ("new_password", text), ("new_password_again", text)):
@@ -194,7 +193,7 @@ def flows(flow, server, arguments, loopback, scripts):
             visit.press("submit")
             if text == "short":
                 visit.wait("no word of the length", lambda: "needs 15 characters" in visit.driver.page_source)
-                visit.look(f"password-wrong{kind}")
+                visit.look("password-wrong")
             elif present != PEOPLE["eve"]:
                 visit.wait("no word of the wrong one", lambda: visit.has("error"))
         visit.wait("not changed", lambda: "The password is changed." in visit.driver.page_source)
@@ -205,12 +204,12 @@ def flows(flow, server, arguments, loopback, scripts):
 
     with flow("comes_by_the_name_alone") as visit:
         visit.driver.get(server.url("/"))
-        visit.look(f"front{kind}")
+        visit.look("front")
         visit.press("account")
         visit.find("password")
         visit.driver.get(server.url("/nowhere"))
         visit.wait("no page that says so", lambda: "There is no such page" in visit.driver.title)
-        visit.look(f"nowhere{kind}")
+        visit.look("nowhere")
 
     with flow("two_tabs_at_once") as visit:
         driver = visit.driver
@@ -236,6 +235,10 @@ def flows(flow, server, arguments, loopback, scripts):
         visit.logged(f"{CUSTOM}?code=")
         equal([line for line in visit.blocked() if "form-action" in line], [])
 
+
+def once(flow, server, loopback):
+    """What no script could change. Somebody listens at the port `loopback`."""
+
     with flow("an_application_at_a_loopback_address") as visit:
         # From https to http after a form, which browsers do not like everywhere.
         origin = f"http://127.0.0.1:{loopback}"
@@ -260,10 +263,6 @@ def flows(flow, server, arguments, loopback, scripts):
             equal(visit.answer("/bye"), {"state": "s"}, by)
             visit.sent(prompt="none")
             equal(visit.answer().get("error"), "login_required", by)
-
-
-def once(flow, server):
-    """What is the same with scripts and without."""
 
     with flow("cookies_and_transport_are_those_of_production") as visit:
         visit.comes("ada")
@@ -356,7 +355,8 @@ def plain(checks, server, origin):
         visit.find("client")
         path, site, form = Site.posted[state]
         equal((path, site, form.get("iss"), "code" in form), ("/cb", "same-site", server.issuer, True))
-        equal({(cookie["name"].split("-")[0], cookie["secure"]) for cookie in of_server(visit)}, {("sealwright", False)})
+        cookies = {(cookie["name"].split("-")[0], cookie["secure"]) for cookie in of_server(visit)}
+        equal(cookies, {("sealwright", False)})
         visit.sent(logout_url(visit))
         visit.press("submit")
         equal(visit.answer("/bye"), {"state": "s"})
@@ -382,16 +382,18 @@ def main():
                 arguments = certificate.arguments({ISSUER: server.port, SHOP: shop, NEIGHBOUR: shop})
                 for scripts in (True, False):
                     with visits(checks, server, arguments, scripts) as flow:
-                        flows(flow, server, arguments, loopback, scripts)
+                        flows(flow, server, arguments, scripts)
                         if scripts:
-                            once(flow, server)
+                            once(flow, server, loopback)
         origin = f"http://127.0.0.1:{loopback}"
         with checks("server_starts_and_stops_by_http"):
             server = Sealwright("browser-http", None)
             with server.kept():
                 logo = server.folder / "logo.svg"
-                logo.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 32"><rect width="64" height="32"'
-                                ' rx="8" fill="#0a7d54"/><circle cx="32" cy="16" r="9" fill="#fff"/></svg>')
+                logo.write_text(
+                    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 32"><circle cx="32" cy="16" r="16" '
+                    'fill="#0a7d54"/></svg>'
+                )
                 with server.config.open("a") as config:
                     config.write(f'[branding]\nname = "Larkspur Bank"\ncolor = "#0a6b48"\nlogo = "{logo}"\n')
                 server.apply(apply_file(origin))

@@ -60,8 +60,8 @@ class Certificate:
 class Site(http.server.BaseHTTPRequestHandler):
     """A page that was reached: the browser's address tells the answer. Some paths do more.
 
-    `/start?to=…` sends people on, by a link and by a posted form; `/frame?to=…` frames that address; `/toss` sets the
-    server's cookies for the whole domain.
+    `/start?to=…` sends people on, by a link and by a posted form; `/frame?to=…` frames that address; `/toss` sets
+    cookies by the names of the server's, for the whole domain.
     """
 
     # What forms brought, by state.

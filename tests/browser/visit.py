@@ -67,6 +67,9 @@ def as_new(driver, scripts=True):
 class Visit:
     """One person's way through the pages."""
 
+    # The pages that were looked at: without scripts they are the same ones, but for what scripts pass over.
+    seen = set()
+
     def __init__(self, driver, server, origin, scripts=True):
         self.driver, self.server, self.origin, self.scripts = driver, server, origin, scripts
 
@@ -86,7 +89,7 @@ class Visit:
 
     def wait(self, what, condition):
         """Waits until it is so."""
-        WebDriverWait(self.driver, 20).until(lambda _: condition(), f"{what}; at {self.driver.current_url}")
+        WebDriverWait(self.driver, 20, 0.05).until(lambda _: condition(), f"{what}; at {self.driver.current_url}")
 
     def find(self, name):
         """The element with this id."""
@@ -160,7 +163,10 @@ class Visit:
         return self.answer()
 
     def look(self, name):
-        """Screenshots of this page, and what axe-core has to say."""
+        """Screenshots of this page, and what axe-core has to say; once for each name."""
+        if name in Visit.seen:
+            return
+        Visit.seen.add(name)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         for scheme in ("light", "dark"):
             self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {

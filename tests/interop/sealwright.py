@@ -99,7 +99,7 @@ def basic(client_id, secret):
 class Sealwright:
     """One server on a database of its own; `with Sealwright(name, apply) as server:` runs it.
 
-    Its issuer is where it listens, by http; or `https`, by TLS alone: the issuer, and the certificate's and its key's file.
+    With `https` (the issuer, the certificate's file, its key's) it listens by TLS alone, else by http alone.
     """
 
     def __init__(
