@@ -208,6 +208,8 @@ both! {
         let scene = Scene::with(engine, |config| {
             config.tokens.refresh_token_idle_seconds = 1000;
             config.tokens.refresh_token_lifetime_seconds = 2500;
+            // The sign-in that they came of is over before that.
+            config.sessions.end_grants = sealwright::wire::EndGrants::None;
         }).await;
         let (mut token, idle) = (first(&scene).await, first(&scene).await);
         for _ in 0..2 {
