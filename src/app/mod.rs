@@ -2,6 +2,8 @@
 
 mod management;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

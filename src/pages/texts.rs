@@ -172,7 +172,7 @@ static ENGLISH: Texts = Texts {
     go_on: "Continue",
     home: "Your account",
     signed_in_here: "Signed in at this browser",
-    since: "since {time} UTC",
+    since: "since {time}\u{a0}UTC",
     sign_out: "Sign out",
     logout_title: "Sign out?",
     logout_asks: "{client} asks to sign you out here.",
@@ -186,8 +186,8 @@ static ENGLISH: Texts = Texts {
     signed_out_text: "You can close this page.",
     signed_out_still: "Still signed in at this browser: {names}",
     not_signed_out: "You were not signed out",
-    not_signed_out_text: "The application that sent you here made a mistake. Nothing happened: who was signed in still \
-                          is. You can sign out at {account}.",
+    not_signed_out_text: "The application that sent you here made a mistake. Nothing happened: whoever was signed in \
+                          still is. You can sign out at {account}.",
     perhaps_signed_out: "You may not be signed out yet",
     perhaps_signed_out_text: "We cannot tell just now whether it is done. Please try again in a moment.",
     sign_out_of: "Sign out {username}",
@@ -204,8 +204,8 @@ static ENGLISH: Texts = Texts {
     withdrawn: "The access of {client} is taken back.",
     elsewhere: "Other browsers where {username} is signed in",
     elsewhere_nowhere: "There is no other.",
-    elsewhere_since: "Signed in {time} UTC",
-    last_used: "last used {time} UTC",
+    elsewhere_since: "Signed in {time}\u{a0}UTC",
+    last_used: "last used {time}\u{a0}UTC",
     sign_out_there: "Sign out there",
     sign_out_there_of: "Sign out there, where you signed in {time}",
     sign_out_at: "Sign out there, at {browser}, where you signed in {time}",
@@ -214,13 +214,13 @@ static ENGLISH: Texts = Texts {
     change_password_of: "Change the password of {username}",
     change_password_effect: "You stay signed in here. Everywhere else you are signed out, and applications lose their \
                              access.",
-    present_password: "Present password",
+    present_password: "Current password",
     new_password: "New password",
     new_password_again: "New password, once more",
     new_password_hint: "At least {n} characters. Several words that do not belong together make a good one.",
     change_password_submit: "Change the password",
     back_to_account: "Back to the account",
-    present_password_wrong: "That is not the present password. After several wrong tries there is a pause.",
+    present_password_wrong: "That is not the current password. After several wrong tries there is a pause.",
     passwords_differ: "The new password is not the same both times.",
     password_changed: "The password is changed.",
     weak_short: "The new password needs {n} characters at least.",
@@ -232,12 +232,13 @@ static ENGLISH: Texts = Texts {
     front_text: "Applications send you here to sign in. Go to the application that you want to use, and begin there.",
     problem: "Something went wrong",
     request_id: "Request",
-    problem_note: "If it happens again, give this id to who runs this service:",
+    problem_note: "If it happens again, give this id to whoever runs this service:",
     flow_ended: "This sign-in has ended",
     flow_ended_text: "It took too long, was finished already, or began in another browser. Go back to the application \
                       that you want to use, and begin again there.",
     cross_site: "This did not come from our page",
-    cross_site_text: "Another site sent this request, or your browser does not say which one did. Nothing was done.",
+    cross_site_text: "Another site sent this request, or your browser does not say which one did. Nothing was done. \
+                      If you meant to do it, open the page here yourself, and do it there.",
     busy: "We cannot answer just now",
     busy_text: "Please try again in a moment. Whether what you did last was stored is not certain.",
     too_many: "Too many sign-ins from your network",
@@ -324,7 +325,15 @@ pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
 mod tests {
     use super::*;
 
-    pub(super) static GERMAN: Texts = Texts { language: "de", ..ENGLISH };
+    /// Enough of a second language to tell whether a page speaks it.
+    pub(super) static GERMAN: Texts = Texts {
+        language: "de",
+        sign_in: "Anmelden",
+        consent_title: "Zugriff erlauben?",
+        signed_out: "Sie sind abgemeldet",
+        bad_request: "Diese Anfrage taugt nichts",
+        ..ENGLISH
+    };
 
     #[test]
     fn rfc9110_12_5_4_the_preferred_language_comes_first() {

@@ -196,7 +196,7 @@ both! {
             [("password", present), ("new_password", new), ("new_password_again", again)]
         };
         for (wrong, at, words) in [
-            (fields("wrong and wrong and wrong", NEW, NEW), "password", "not the present password"),
+            (fields("wrong and wrong and wrong", NEW, NEW), "password", "not the current password"),
             (fields(ADA.1, NEW, "another one"), "new_password_again", "not the same both times"),
             (fields(ADA.1, "short", "short"), "new_password", "needs 15 characters"),
             (fields(ADA.1, "", ""), "new_password", "needs 15 characters"),

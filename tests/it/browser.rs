@@ -25,7 +25,7 @@ pub struct Browser {
 }
 
 /// What it shows, or where it was sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Page {
     pub url: Url,
     pub status: u16,
@@ -311,7 +311,7 @@ pub fn attribute(tag: &str, name: &str) -> Option<String> {
     Some(unescape(rest.split('"').next().unwrap()))
 }
 
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('&') {

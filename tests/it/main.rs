@@ -44,6 +44,7 @@ mod logout;
 mod master_keys;
 mod metadata;
 mod openid_clients;
+mod pages;
 mod proxies;
 mod races;
 mod readme;
