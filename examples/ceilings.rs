@@ -4,6 +4,8 @@
 //! form is read and the claims are built by the plainest code that does it. Signing and reading tokens is the
 //! server's own code, which `--raw` has without the HTTP and `benches/signing.rs` piece by piece.
 
+#![expect(clippy::disallowed_methods, reason = "it measures by the system's clock")]
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::hint::black_box;

@@ -27,7 +27,9 @@ struct Inner {
 impl Clock {
     /// A clock that follows this machine's wall clock until [`Clock::follow`] corrects it.
     pub fn system() -> Self {
-        Self(Arc::new(Inner { started: Instant::now(), offset: AtomicI64::new(wall()), shift: AtomicI64::new(0) }))
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+        let started = Instant::now();
+        Self(Arc::new(Inner { started, offset: AtomicI64::new(wall()), shift: AtomicI64::new(0) }))
     }
 
     /// The current time, by the database's clock as last observed.

@@ -1,7 +1,8 @@
 //! The log: one line on stderr for each event, as JSON or as text for people.
 //!
 //! Secrets stay out of it by their types: nothing in [`crate::secret`] can be printed. What comes from outside can be
-//! printed and so may hold anything; no character of it ends a line, moves a cursor or turns the direction of text.
+//! printed and so may hold anything; no character of it ends a line, moves a cursor or turns the direction of text. Of a
+//! panic only the place is told.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -12,11 +13,24 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Log, LogFormat};
 
+/// What of a running log can be changed: its filter.
+pub struct Filter(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl Filter {
+    /// From now on only what `settings` filter is logged.
+    pub fn set(&self, settings: &Log) {
+        (self.0)(filter(settings));
+    }
+}
+
 /// Logs this process's events as `settings` say; once for a process, and without effect after the first time.
-pub fn start(settings: &Log) {
-    // `Config::load` has parsed the filter before.
-    let filter = EnvFilter::try_new(quietly(&settings.filter)).unwrap_or_else(|_| EnvFilter::new(quietly("info")));
-    start_with(filter, settings.format);
+pub fn start(settings: &Log) -> Filter {
+    start_with(filter(settings), settings.format)
+}
+
+fn filter(settings: &Log) -> EnvFilter {
+    // `Config::load` has parsed it before.
+    EnvFilter::try_new(quietly(&settings.filter)).unwrap_or_else(|_| EnvFilter::new(quietly("info")))
 }
 
 /// `filter`, with libraries kept quiet that warn of what anybody can send (a cookie that is none of ours), unless it
@@ -30,13 +44,37 @@ pub fn start_quiet() {
     start_with(EnvFilter::new("warn"), LogFormat::Pretty);
 }
 
-fn start_with(filter: EnvFilter, format: LogFormat) {
+fn start_with(filter: EnvFilter, format: LogFormat) -> Filter {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Lines(format));
-    // A second start in one process (tests) keeps the first log.
-    let _ = match format {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-        LogFormat::Pretty => log.try_init(),
-    };
+    log_panics();
+    // A second start in one process (tests) keeps the first log; and a log that is gone has no filter to change.
+    match format {
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            let _ = log.try_init();
+            Filter(Box::new(move |filter| {
+                let _ = handle.reload(filter);
+            }))
+        }
+        LogFormat::Pretty => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            let _ = log.try_init();
+            Filter(Box::new(move |filter| {
+                let _ = handle.reload(filter);
+            }))
+        }
+    }
+}
+
+/// Where a panic was, and not what it said, which may hold a secret.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(at, thread = std::thread::current().name().unwrap_or_default(), "panic");
+    }));
 }
 
 /// Where the subscriber writes; it gives each event to a writer of its own, whole, with its newline.
@@ -192,6 +230,28 @@ mod tests {
         assert_eq!(lines("info"), ["library breaks", "ours"]);
         assert_eq!(lines("info,tower_sessions_core=warn"), ["library", "library breaks", "ours"]);
         assert_eq!(lines("off"), ["library breaks"]);
+    }
+
+    /// In a process of its own, which is this test again.
+    #[test]
+    fn t174_a_panic_is_one_line_of_where_it_was_and_nothing_of_its_text() {
+        const PANICS: &str = "TEST_PANICS_WITH_LOG_FORMAT";
+        if let Ok(format) = std::env::var(PANICS) {
+            start(&Log { format: format.parse().unwrap(), filter: "info".to_owned(), requests: false });
+            assert!(std::thread::spawn(|| panic!("hunter2\nhunter3")).join().is_err());
+            return;
+        }
+        let name = "log::tests::t174_a_panic_is_one_line_of_where_it_was_and_nothing_of_its_text";
+        for format in LogFormat::ALL {
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let again = again.args(["--exact", name, "--nocapture"]).env(PANICS, format.as_str()).output().unwrap();
+            assert!(again.status.success(), "{again:?}");
+            let told = String::from_utf8(again.stderr).unwrap();
+            assert_eq!(told.lines().count(), 1, "{told}");
+            assert!(told.contains("panic") && told.contains(file!()), "{told}");
+            assert!(!told.contains("hunter") && !String::from_utf8(again.stdout).unwrap().contains("hunter"), "{told}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&told).is_ok(), *format == LogFormat::Json, "{told}");
+        }
     }
 
     #[test]

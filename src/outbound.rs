@@ -76,6 +76,7 @@ impl Outbound {
     }
 
     /// On a machine without root certificates only `extra_roots` are trusted.
+    #[expect(clippy::disallowed_methods, reason = "the one HTTP client, with its guard")]
     fn with(
         settings: &config::Outbound,
         extra_roots: &[CertificateDer<'static>],

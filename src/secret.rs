@@ -126,6 +126,7 @@ impl From<NoRandomness> for crate::error::Error {
 /// When the system gives none.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
+    #[expect(clippy::disallowed_methods, reason = "the one place that draws random bytes")]
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(bytes)
 }

@@ -50,8 +50,8 @@ pub enum StartError {
     /// No issuer is configured.
     #[error("issuer is not set: give the https URL under which clients reach this server (SEALWRIGHT_ISSUER)")]
     NoIssuer,
-    /// The database cannot be opened.
-    #[error("the database cannot be opened: {0}")]
+    /// The database cannot be opened, read or written.
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The schema is older than this binary.
     #[error("the database is not migrated to this version; run `sealwright migrate`, or set database.migrate = true")]
@@ -60,17 +60,20 @@ pub enum StartError {
     #[error("there is no master key: set master_key.file or master_key.value (32 bytes, as 64 hex digits)")]
     NoMasterKey,
     /// The master key cannot be read or made.
-    #[error("the master key file {0} cannot be read or made: {1}")]
+    #[error("master_key.file: {0} cannot be read or made: {1}")]
     MasterKeyFile(PathBuf, std::io::Error),
     /// The master key file is gone, and the database has sealed rows.
     #[error(
-        "the master key file {0} is missing, and this database is sealed with the master key {1}; put it back from your \
+        "master_key.file: {0} is missing, and this database is sealed with the master key {1}; put it back from your \
          backup"
     )]
     MasterKeyGone(PathBuf, String),
-    /// The master key is not 32 bytes.
-    #[error("the master key is malformed: it takes 32 bytes, as 64 hex digits or 43 characters of base64url")]
-    MasterKeyMalformed,
+    /// A master key is not 32 bytes.
+    #[error(
+        "{0} is not a master key: it takes 32 bytes, as 64 hex digits or 43 characters of base64url, and each key on a \
+         line of its own; `openssl rand -hex 32` makes one for a new database"
+    )]
+    MasterKeyMalformed(String),
     /// The master key is another one.
     #[error(
         "this is not the master key that this database is sealed with: {id} seals {seals}, and {given} is configured; \
@@ -141,10 +144,7 @@ impl App {
     /// See [`StartError`].
     pub async fn start(config: &Config, opened: Opened) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
-        let tls = match (&config.tls.certificate, &config.tls.private_key) {
-            (Some(certificate), Some(key)) => Some(Arc::new(Acceptor::load(certificate.clone(), key.clone())?)),
-            _ => None,
-        };
+        let tls = acceptor(config)?.map(Arc::new);
         let max_connections = config.connections(open_files()).map_err(StartError::Connections)?;
         if max_connections < config.http.max_connections {
             let (wanted, open_files) = (config.http.max_connections, open_files());
@@ -266,6 +266,15 @@ impl App {
             let _ = management.await;
         }
     }
+}
+
+/// What takes TLS connections, where a certificate is configured.
+///
+/// # Errors
+/// When certificate and key cannot be used.
+pub fn acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
+    let files = config.tls.certificate.clone().zip(config.tls.private_key.clone());
+    files.map(|(certificate, key)| Acceptor::load(certificate, key)).transpose()
 }
 
 fn services(config: &Config, opened: Opened, mac: MacKeys, metrics: Arc<Metrics>) -> Result<Services, StartError> {

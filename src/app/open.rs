@@ -88,13 +88,18 @@ pub async fn has_all(db: &Db, master: &MasterKeys) -> Result<(), StartError> {
 /// # Errors
 /// [`StartError`] when there is none, or the file cannot be read.
 pub fn given(config: &Config) -> Result<Option<MasterKeys>, StartError> {
-    let parsed = |text: &str| MasterKeys::parse(text).map(Some).map_err(|_| StartError::MasterKeyMalformed);
+    let parsed = |text: &str, place: &dyn Fn() -> String| {
+        MasterKeys::parse(text).map(Some).map_err(|_| StartError::MasterKeyMalformed(place()))
+    };
     match config.master_key_source().ok_or(StartError::NoMasterKey)? {
-        MasterKeySource::Value(value) => parsed(value.expose()),
+        MasterKeySource::Value(value) => {
+            parsed(value.expose(), &|| format!("master_key.value ({})", config.origin("master_key.value")))
+        }
         MasterKeySource::Made(path) if !path.exists() => Ok(None),
         MasterKeySource::File(path) | MasterKeySource::Made(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|cause| StartError::MasterKeyFile(path, cause))?;
-            parsed(&Zeroizing::new(text))
+            let text = std::fs::read_to_string(&path).map(Zeroizing::new);
+            let text = text.map_err(|cause| StartError::MasterKeyFile(path.clone(), cause))?;
+            parsed(&text, &|| format!("master_key.file: {}", path.display()))
         }
     }
 }

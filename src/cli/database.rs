@@ -5,12 +5,12 @@ use super::output::Failure;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseUrl};
 use crate::nodes;
-use crate::store::{Db, Options};
+use crate::store::{Db, Options, StoreError};
 
 /// Opens the database, and makes SQLite's file when it is missing.
-pub async fn open(config: &Config) -> Result<Db, Failure> {
+pub async fn open(config: &Config) -> Result<Db, StoreError> {
     let options = Options { max_connections: 2, ..(&config.database).into() };
-    Ok(Db::open(options, Clock::system()).await?)
+    Db::open(options, Clock::system()).await
 }
 
 /// Opens a database that is there and has this release's schema, to read from it.

@@ -1,5 +1,7 @@
 //! `sealwright serve`: the server, and the signals that it obeys.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -9,8 +11,8 @@ use super::source::Source;
 use crate::app::{self, App};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::layers::log_panics;
 use crate::http::tls::Acceptor;
+use crate::log::Filter;
 
 /// Run the server. The first start needs no preparation: it makes the database, the keys and the master key file
 #[derive(clap::Args)]
@@ -24,8 +26,8 @@ Development (--dev): issuer http://localhost:8080, reachable from this machine o
 and a demo user, told in sealwright-dev/dev.json. For a second one, in another folder, set SEALWRIGHT_HTTP__LISTEN=localhost:8081 and
 SEALWRIGHT_MANAGEMENT__LISTEN=127.0.0.1:9091.
 
-Signals: SIGTERM and SIGINT let open requests end, a second one ends at once; SIGHUP reads the TLS certificate again
-(other settings are read at the start only).")]
+Signals: SIGTERM and SIGINT let open requests end, a second one ends at once; SIGHUP reads the TLS certificate and
+log.filter again (other settings are read at the start only).")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -35,8 +37,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let dev = args.source.dev;
     let config = if dev { dev::serve_config()? } else { args.source.load_valid()? };
-    crate::log::start(&config.log);
-    log_panics();
+    let log = crate::log::start(&config.log);
     let mut signals = Signals::catch()?;
     // `sealwright migrate` may be long in coming; who does not want to wait for it may say so.
     let app = tokio::select! {
@@ -46,12 +47,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let (tls, stop, drain_seconds) = (app.tls(), CancellationToken::new(), config.http.drain_seconds);
+    let (stop, drain_seconds) = (CancellationToken::new(), config.http.drain_seconds);
+    let reread = Reread { source: args.source, log, tls: app.tls() };
     // Nobody needs the secrets in it as text from here on.
     drop(config);
     let serving = app.run(stop.clone());
     let ending = async {
-        signals.end(tls.as_deref()).await;
+        signals.end(Some(&reread)).await;
         tracing::info!(seconds = drain_seconds, "stopping: open requests may end; a second signal ends at once");
         stop.cancel();
         signals.end(None).await;
@@ -66,6 +68,8 @@ async fn start(config: &Config, dev: bool) -> Result<App, Failure> {
     if dev {
         dev::make_folder()?;
     }
+    // Nothing is made for a server that could not start.
+    app::acceptor(config)?;
     let opened = app::open(config, Clock::system(), true).await?;
     opened.notes.iter().for_each(|note| tell(dev, note));
     let app = App::start(config, opened).await?;
@@ -104,18 +108,40 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end; meanwhile SIGHUP reads the certificate again.
-    async fn end(&mut self, tls: Option<&Acceptor>) {
+    /// Waits for a signal to end; meanwhile SIGHUP has `reread` read again.
+    async fn end(&mut self, reread: Option<&Reread>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => match tls.map(Acceptor::reload) {
-                    Some(Ok(())) => tracing::info!("SIGHUP: the TLS certificate was read again; other settings need a restart"),
-                    Some(Err(cause)) => tracing::error!(%cause, "SIGHUP: the TLS certificate in use stays"),
-                    None => tracing::info!("SIGHUP: there is no TLS certificate to read again; other settings need a restart"),
-                },
+                _ = self.hang_up.recv() => reread.into_iter().for_each(Reread::again),
             }
+        }
+    }
+}
+
+/// What SIGHUP reads again. What is wrong in it is told, and changes nothing.
+struct Reread {
+    source: Source,
+    log: Filter,
+    tls: Option<Arc<Acceptor>>,
+}
+
+impl Reread {
+    fn again(&self) {
+        match self.source.load() {
+            Ok(config) => {
+                self.log.set(&config.log);
+                tracing::info!(filter = config.log.filter.as_str(), "SIGHUP: log.filter was read again; other settings need a restart");
+            }
+            Err(problems) => problems.0.iter().for_each(
+                |problem| tracing::error!(%problem, "SIGHUP: the configuration has a mistake; the settings in use stay"),
+            ),
+        }
+        match self.tls.as_deref().map(Acceptor::reload) {
+            Some(Ok(())) => tracing::info!("SIGHUP: the TLS certificate was read again"),
+            Some(Err(cause)) => tracing::error!(%cause, "SIGHUP: the TLS certificate in use stays"),
+            None => {}
         }
     }
 }

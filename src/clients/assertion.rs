@@ -9,6 +9,7 @@ use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
 use crate::keys::{Jws, PublicJwk, json};
+use crate::secret::Id;
 use crate::wire::{Algorithm, AssertionAudience, AuthMethod};
 
 const LONGEST: usize = 16 * 1024;
@@ -41,13 +42,23 @@ pub struct Use {
     forget_at: Micros,
 }
 
+/// What a good assertion proves.
+pub struct Proven {
+    /// Who made it.
+    pub client: Arc<Client>,
+    /// Its use.
+    pub single_use: Use,
+    /// The credential of the client that it was signed by; `None` for a key of its `jwks_uri`.
+    pub credential: Option<Id>,
+}
+
 /// The client that made `assertion`, which names it by `sub`; a `client_id` beside it must agree.
 /// The order counts: the signature before anything is believed; and the use is burnt by the caller after all other
 /// checks, so that a refused assertion burns nothing.
 ///
 /// # Errors
 /// `invalid_client`. Before the signature fits the text says nothing; after it, what is wrong.
-pub async fn verify(cx: &Cx<'_>, client_id: Option<&str>, assertion: &str) -> Result<(Arc<Client>, Use)> {
+pub async fn verify(cx: &Cx<'_>, client_id: Option<&str>, assertion: &str) -> Result<Proven> {
     let jws = Jws::parse(assertion, LONGEST).map_err(|cause| Error::invalid_client().because(cause))?;
     let claims: Claims = jws.claims().map_err(|cause| Error::invalid_client().because(cause))?;
     if client_id.is_some_and(|named| named != claims.sub) {
@@ -56,10 +67,10 @@ pub async fn verify(cx: &Cx<'_>, client_id: Option<&str>, assertion: &str) -> Re
     let client = cx.clients.get(&claims.sub).await?;
     let client = client.filter(|client| client.metadata.token_endpoint_auth_method == AuthMethod::PrivateKeyJwt);
     let client = client.ok_or_else(Error::invalid_client)?;
-    signed_by(cx, &client, &jws).await?;
+    let credential = signed_by(cx, &client, &jws).await?;
     check_typ(&client, &jws)?;
     let forget_at = check_claims(cx, &client, &claims)?;
-    Ok((client, Use { jti: claims.jti, forget_at }))
+    Ok(Proven { client, single_use: Use { jti: claims.jti, forget_at }, credential })
 }
 
 impl Use {
@@ -77,22 +88,21 @@ fn refused(why: &'static str) -> Error {
     Error::new(Code::InvalidClient, format!("The client assertion was refused: {why}."))
 }
 
-async fn signed_by(cx: &Cx<'_>, client: &Client, jws: &Jws<'_>) -> Result<()> {
+/// The credential whose key it is; `None` for a key of the client's `jwks_uri`.
+async fn signed_by(cx: &Cx<'_>, client: &Client, jws: &Jws<'_>) -> Result<Option<Id>> {
     let registered = client.metadata.token_endpoint_auth_signing_alg;
     let allowed: &[Algorithm] = registered.as_ref().map_or(Algorithm::ALL, std::slice::from_ref);
     let algorithm = jws.header.algorithm().filter(|alg| allowed.contains(alg)).ok_or_else(Error::invalid_client)?;
     if let Some(uri) = &client.metadata.jwks_uri {
-        return cx.remote_keys.verify(cx, uri, jws, allowed).await;
+        return cx.remote_keys.verify(cx, uri, jws, allowed).await.map(|()| None);
     }
     let fits = |key: &PublicJwk| {
         let named = jws.header.kid.as_deref().zip(key.kid()).is_none_or(|(wanted, kid)| wanted == kid);
         named && key.verify(algorithm, jws.signing_input.as_bytes(), &jws.signature).is_ok()
     };
-    let live = client.credentials.iter().filter(|credential| credential.is_live(cx.now));
-    let credential = live.into_iter().find(|credential| matches!(&credential.proof, Proof::Jwk(key) if fits(key)));
-    let credential = credential.ok_or_else(Error::invalid_client)?;
-    cx.audit.used(credential, cx.now);
-    Ok(())
+    let mut live = client.credentials.iter().filter(|credential| credential.is_live(cx.now));
+    let credential = live.find(|credential| matches!(&credential.proof, Proof::Jwk(key) if fits(key)));
+    credential.map(|credential| Some(credential.id)).ok_or_else(Error::invalid_client)
 }
 
 /// RFC 8725bis §3.11: a JWT of another kind is no assertion. Without `typ`, or with the old `JWT`, only for clients

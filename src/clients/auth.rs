@@ -10,7 +10,7 @@ use super::{Client, Credential};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
 use crate::form::{self, Form};
-use crate::secret::Secret;
+use crate::secret::{Id, Secret};
 use crate::wire::AuthMethod;
 
 /// RFC 7523 §2.2.
@@ -52,16 +52,19 @@ pub async fn authenticate(cx: &Cx<'_>, authorization: Option<&str>, form: &Form)
 
 async fn prove(cx: &Cx<'_>, authorization: Option<&str>, form: &Form) -> Result<Arc<Client>> {
     let mut single_use = None;
-    let (client, method) = match presented(authorization, form)? {
-        Presented::Secret { method, client_id, secret } => (by_secret(cx, &client_id, &secret).await?, method),
+    let (client, method, credential) = match presented(authorization, form)? {
+        Presented::Secret { method, client_id, secret } => {
+            let (client, credential) = by_secret(cx, &client_id, &secret).await?;
+            (client, method, Some(credential))
+        }
         Presented::Assertion { client_id, assertion } => {
-            let (client, proof) = assertion::verify(cx, client_id, assertion).await?;
-            single_use = Some(proof);
-            (client, AuthMethod::PrivateKeyJwt)
+            let proven = assertion::verify(cx, client_id, assertion).await?;
+            single_use = Some(proven.single_use);
+            (proven.client, AuthMethod::PrivateKeyJwt, proven.credential)
         }
         Presented::Public { client_id } => {
             let client = cx.clients.get(client_id).await?.filter(|client| !client.is_confidential());
-            (client.ok_or_else(Error::invalid_client)?, AuthMethod::None)
+            (client.ok_or_else(Error::invalid_client)?, AuthMethod::None, None)
         }
     };
     let registered = client.metadata.token_endpoint_auth_method;
@@ -74,6 +77,10 @@ async fn prove(cx: &Cx<'_>, authorization: Option<&str>, form: &Form) -> Result<
     }
     if let Some(proof) = single_use {
         proof.burn(cx, &client).await?;
+    }
+    // Only now has it worked.
+    if let Some(credential) = client.credentials.iter().find(|known| Some(known.id) == credential) {
+        cx.audit.used(credential, cx.now);
     }
     Ok(client)
 }
@@ -126,14 +133,14 @@ fn basic(header: &str) -> Result<(String, Secret)> {
     Ok((client_id, secret))
 }
 
-async fn by_secret(cx: &Cx<'_>, client_id: &str, secret: &Secret) -> Result<Arc<Client>> {
+/// The client, and which of its credentials the secret is.
+async fn by_secret(cx: &Cx<'_>, client_id: &str, secret: &Secret) -> Result<(Arc<Client>, Id)> {
     let client = cx.clients.get(client_id).await?;
     // An unknown client costs the hashing that a known one does, and no read; a known one is read at its first request.
     let live: Vec<&Credential> =
         client.iter().flat_map(|client| &client.credentials).filter(|credential| credential.is_live(cx.now)).collect();
-    let Some(credential) = cx.hasher.find(secret, &live, cx.peer).await? else { return Err(Error::invalid_client()) };
-    cx.audit.used(credential, cx.now);
-    client.clone().ok_or_else(Error::invalid_client)
+    let found = cx.hasher.find(secret, &live, cx.peer).await?.map(|credential| credential.id);
+    client.zip(found).ok_or_else(Error::invalid_client)
 }
 
 #[cfg(test)]

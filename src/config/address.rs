@@ -221,6 +221,13 @@ impl DatabaseUrl {
         }
     }
 
+    /// Whether it carries a password.
+    pub fn has_password(&self) -> bool {
+        let Self::Postgres(url) = self else { return false };
+        Url::parse(url.expose())
+            .is_ok_and(|url| url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password"))
+    }
+
     /// Kind and place in words, without user, password and parameters.
     pub fn describe(&self) -> String {
         match self {

@@ -1,6 +1,7 @@
 //! Checks between keys and against the mode, and what the server would do in words.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -33,8 +34,8 @@ impl Config {
         checks.problems
     }
 
-    /// What the server would do, one line each, for `sealwright check`. Names no secret.
-    pub fn summary(&self) -> Vec<String> {
+    /// What the server would do, for `sealwright check`: what, and how. Names no secret.
+    pub fn summary(&self) -> Vec<(&'static str, String)> {
         let or = |text: String, none: &str| if text.is_empty() { none.to_owned() } else { text };
         let networks = |list: &[IpNet]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let database = self.database.url.describe();
@@ -54,7 +55,7 @@ impl Config {
         };
         let outbound = if self.outbound.allow_http { "https and http" } else { "https" };
         let requests = if self.log.requests { "every request" } else { "no requests" };
-        let lines = [
+        vec![
             ("issuer", self.issuer.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string)),
             ("http", or(listed(&self.http.listen), "off")),
             (
@@ -91,8 +92,7 @@ impl Config {
                 ),
             ),
             ("log", format!("{}, filter {}, {requests}", self.log.format, self.log.filter)),
-        ];
-        lines.into_iter().map(|(what, how)| format!("{what}: {how}")).collect()
+        ]
     }
 }
 
@@ -231,8 +231,16 @@ impl Checks<'_> {
         if let (Some(_), Some(file)) = (&self.config.tls.certificate, &self.config.tls.private_key) {
             self.private("tls.private_key", file, "could pose as this server");
         }
-        if let Some(MasterKeySource::File(file) | MasterKeySource::Made(file)) = self.config.master_key_source() {
-            self.private("master_key.file", &file, "could open every secret in the database");
+        let opens = "could open every secret in the database";
+        match self.config.master_key_source() {
+            Some(MasterKeySource::File(file) | MasterKeySource::Made(file)) => {
+                self.private("master_key.file", &file, opens);
+            }
+            Some(MasterKeySource::Value(_)) => self.private_source("master_key.value", opens),
+            None => {}
+        }
+        if self.config.database.url.has_password() {
+            self.private_source("database.url", "could read and change the database");
         }
         if self.config.outbound.allow_http {
             self.refuse(
@@ -257,8 +265,9 @@ impl Checks<'_> {
 
     /// Refuses a file that others than its owner can read or write. One that does not exist is not this check's matter.
     fn private(&mut self, key: &str, file: &Path, danger: &str) {
-        let Ok(mode) = std::fs::metadata(file).map(|metadata| metadata.permissions().mode() & 0o777) else { return };
-        if mode & 0o066 != 0 {
+        let Ok(found) = std::fs::metadata(file) else { return };
+        let mode = found.mode() & 0o777;
+        if is_open(mode, is_ours(&found)) {
             let file = file.display();
             self.refuse(
                 key,
@@ -266,6 +275,13 @@ impl Checks<'_> {
                     "{file} is open to others than its owner (mode {mode:04o}), who {danger}; run: chmod 600 {file}"
                 ),
             );
+        }
+    }
+
+    /// The same of the file that the value of `key` stands in, if it is in one.
+    fn private_source(&mut self, key: &str, danger: &str) {
+        if let Some(file) = self.config.origin(key).file() {
+            self.private(key, file, danger);
         }
     }
 
@@ -285,6 +301,17 @@ impl Checks<'_> {
             }
         }
     }
+}
+
+/// Whether others may read or write a file of this mode. Who was given a file by its owner (root's in `/etc`, a volume of
+/// Kubernetes) has it by the group, and by nothing else.
+pub(super) fn is_open(mode: u32, ours: bool) -> bool {
+    mode & if ours { 0o066 } else { 0o026 } != 0
+}
+
+/// Whether the file is of the user that this process runs as; so where the system does not say.
+fn is_ours(file: &Metadata) -> bool {
+    std::fs::metadata("/proc/self").map_or(true, |process| process.uid() == file.uid())
 }
 
 fn listed(listen: &[Listen]) -> String {

@@ -115,8 +115,9 @@ pub fn reference() -> String {
         "Settings come from their defaults, then from the TOML file that `--config` names, then from the environment; \
          later wins. The\nvariable of `http.listen` is `SEALWRIGHT_HTTP__LISTEN`; in a variable, commas part the items \
          of a list. A key marked *secret* can also\nbe read from a file: `database.url` from the one that \
-         `database.url_file` or `SEALWRIGHT_DATABASE__URL_FILE` names. Relative paths\nstart at the working directory. \
-         Unknown keys and unknown `SEALWRIGHT_…` variables are errors.\n\n\
+         `database.url_file` or `SEALWRIGHT_DATABASE__URL_FILE` names. A file\nthat holds a secret is refused while others \
+         than its owner can read it. Relative paths start at the working directory. Unknown keys and\nunknown \
+         `SEALWRIGHT_…` variables are errors.\n\n\
          | Key | Type | Default | Meaning |\n| --- | --- | --- | --- |\n",
     );
     for key in KEYS {

@@ -51,7 +51,7 @@ settings! {
         max_connections: usize = 10_000, within(1..=1_000_000);
         /// The largest request body, in bytes.
         max_body_bytes: usize = 65_536, within(1_024..=16_777_216);
-        /// How long a client may take to send the header of a request.
+        /// How long a client may take to send the header of a request, and before it for the TLS handshake.
         header_timeout_seconds: u32 = 10, within(1..=300);
         /// How long a request may take in all. A revocation waits up to 3 seconds for a node that died.
         request_timeout_seconds: u32 = 10, within(5..=300);
@@ -210,7 +210,7 @@ settings! {
     section log: Log {
         /// One JSON object a line, or text for people.
         format: LogFormat = LogFormat::Json;
-        /// What is logged: a level, or levels by module, such as `info,sqlx=warn`.
+        /// What is logged: a level, or levels by module, such as `info,sqlx=warn`; read again at SIGHUP.
         filter: String = "info".to_owned(), Rule::new(
             "a level (error, warn, info, debug, trace, off) or MODULE=LEVEL, parted by commas",
             |text: &String| EnvFilter::try_new(text).map(drop).map_err(|error| format!("{text:?} is not a filter: {error}")),

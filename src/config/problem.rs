@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, told so that the reader can go and mend it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,23 @@ pub enum Origin {
     },
     /// An environment variable of this name.
     Variable(String),
+    /// A file that holds a secret and nothing else.
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// What names it.
+        named_by: Box<Self>,
+    },
+}
+
+impl Origin {
+    /// The file that holds the value.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Default | Self::Variable(_) => None,
+            Self::File { path, .. } | Self::SecretFile { path, .. } => Some(path),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -25,6 +42,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Variable(name) => f.write_str(name),
+            Self::SecretFile { named_by, .. } => named_by.fmt(f),
         }
     }
 }

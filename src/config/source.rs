@@ -150,6 +150,7 @@ impl Sources {
                         text.pop();
                     }
                 }
+                let origin = Origin::SecretFile { path: path.into(), named_by: Box::new(origin) };
                 self.put(key, Raw::Text(text), origin);
             }
             Err(error) => self.refuse(key.name, origin, format!("cannot read the file {path:?}: {error}")),

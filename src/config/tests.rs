@@ -488,6 +488,66 @@ fn production_refuses_a_key_file_that_others_can_read() {
     assert_eq!(mode(0o400), [""; 0]);
 }
 
+/// By whatever way a secret comes to us from a file.
+#[test]
+fn production_refuses_a_secret_from_any_file_that_others_can_read() {
+    let folder = Folder::new();
+    let (inline, with_password) = (format!("master_key.value = '{MASTER_KEY}'\n"), "postgres://u:hunter2@h/x");
+    let (key, url) = (folder.file("key", MASTER_KEY), folder.file("url", with_password));
+    let in_query = "database.url = 'postgres://h/x?password=hunter2'\n";
+    let in_authority = format!("database.url = '{with_password}'\n");
+    let (key_file, url_file) = (format!("master_key.value_file = {key:?}\n"), format!("database.url_file = {url:?}\n"));
+    let (key_variable, url_variable) = (
+        ("SEALWRIGHT_MASTER_KEY__VALUE_FILE", key.to_str().unwrap()),
+        ("SEALWRIGHT_DATABASE__URL_FILE", url.to_str().unwrap()),
+    );
+    let configuration = folder.0.join("config.toml");
+    for (text, variable, holder, refused) in [
+        (inline.clone(), None, &configuration, "master_key.value: "),
+        (key_file, None, &key, "master_key.value: "),
+        (String::new(), Some(key_variable), &key, "master_key.value: "),
+        (format!("{in_query}{inline}"), None, &configuration, "database.url: "),
+        (format!("{in_authority}{inline}"), None, &configuration, "database.url: "),
+        (format!("{url_file}{inline}"), None, &url, "database.url: "),
+        (inline.clone(), Some(url_variable), &url, "database.url: "),
+    ] {
+        for mode in [0o600, 0o400, 0o604, 0o640, 0o602, 0o620] {
+            for file in [&configuration, &key, &url] {
+                let _ = fs::set_permissions(file, fs::Permissions::from_mode(0o600));
+            }
+            fs::write(&configuration, &text).unwrap();
+            fs::set_permissions(holder, fs::Permissions::from_mode(mode)).unwrap();
+            let variables = variable.into_iter().chain([("SEALWRIGHT_ISSUER", "https://id.example.com")]);
+            let config = Config::load(Some(&configuration), env(&variables.collect::<Vec<_>>())).unwrap();
+            let told = lines(&config.validate(Mode::Production));
+            if mode & 0o066 == 0 {
+                assert_eq!(told, [""; 0], "{text} {variable:?}");
+                continue;
+            }
+            let last = told.last().unwrap();
+            assert!(last.starts_with(refused), "{text} {variable:?}: {told:?}");
+            assert!(last.ends_with(&format!("run: chmod 600 {}", holder.display())), "{told:?}");
+            assert!(config.validate(Mode::Development).is_empty());
+        }
+    }
+    // What is no secret may stand where everybody reads it.
+    for text in ["database.url = 'sqlite:a.db'", &format!("database.url = 'postgres://h/x'\nmaster_key.file = {key:?}")]
+    {
+        fs::write(&configuration, text).unwrap();
+        fs::set_permissions(&configuration, fs::Permissions::from_mode(0o644)).unwrap();
+        let config = Config::load(Some(&configuration), env(&[("SEALWRIGHT_ISSUER", "https://a.example")])).unwrap();
+        assert_eq!(lines(&config.validate(Mode::Production)), [""; 0], "{text}");
+    }
+}
+
+/// Somebody else's file, such as root's, is given to us by its group.
+#[test]
+fn a_file_of_another_owner_may_be_read_by_its_group() {
+    use super::check::is_open;
+    assert!(!is_open(0o640, false) && !is_open(0o440, false) && !is_open(0o600, false));
+    assert!(is_open(0o640, true) && is_open(0o644, false) && is_open(0o660, false) && is_open(0o606, false));
+}
+
 #[test]
 fn what_is_wrong_between_keys_is_told() {
     let folder = Folder::new();
@@ -536,8 +596,9 @@ fn development_listens_on_loopback_only() {
 #[test]
 fn the_summary_says_what_the_server_would_do() {
     let text = "issuer = 'https://id.example.com'\nhttp.trusted_proxies = ['10.1.2.3/8', '192.0.2.1']\nkeys.eddsa_name = 'Ed25519'";
+    let summary = load(text, &[]).unwrap().summary();
     assert_eq!(
-        load(text, &[]).unwrap().summary(),
+        summary.into_iter().map(|(what, how)| format!("{what}: {how}")).collect::<Vec<_>>(),
         [
             "issuer: https://id.example.com",
             "http: localhost:8080",

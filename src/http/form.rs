@@ -144,6 +144,19 @@ mod tests {
         assert_eq!(read_form(&headers, Body::from("a=b"), 99).await.unwrap_err().code.status(), 400);
     }
 
+    /// Sooner than the whole request, which may wait for others.
+    #[tokio::test]
+    async fn f16_a_body_that_stops_halfway_is_waited_for_3_seconds() {
+        use futures_util::{StreamExt as _, stream};
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let begun = stream::iter([Ok::<_, std::convert::Infallible>("a=")]);
+        let body = Body::from_stream(begun.chain(stream::pending()));
+        let read = tokio::time::timeout(BODY_TIME * 3, read_form(&headers, body, 99)).await;
+        let refused = read.expect("it is waited for without end").unwrap_err();
+        assert_eq!((refused.code.status(), refused.detail.as_ref()), (400, "The body took too long."));
+    }
+
     #[tokio::test]
     async fn t180_a_body_over_the_limit_is_413() {
         let form = "application/x-www-form-urlencoded";

@@ -164,6 +164,7 @@ struct Exchange {
 }
 
 impl Exchange {
+    #[expect(clippy::disallowed_methods, reason = "how long a request took is told to the log, and decides nothing")]
     fn begin(edge: &Arc<Shared>, route: Arc<OnceLock<RouteMetrics>>, request: &mut Request) -> Self {
         edge.in_flight.fetch_add(1, Ordering::Relaxed);
         let peer = edge.peer(request);
@@ -376,14 +377,6 @@ async fn unwinding(
         Err(panic) => Poll::Ready(Err(panic)),
     })
     .await
-}
-
-/// From now on this process logs where a panic was, and not what it said, which may hold a secret.
-pub fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let at = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(at, thread = std::thread::current().name().unwrap_or_default(), "panic");
-    }));
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -210,7 +210,7 @@ impl Serving {
         };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
-            accepted = tls.accept(stream) => accepted,
+            accepted = tls.accept(stream, self.server.limits.header_timeout) => accepted,
         };
         match accepted {
             Ok(stream) => self.drive(stream, Connection { peer, secure: true }, shutdown).await,
@@ -245,7 +245,7 @@ impl Serving {
                     if activity.is_idle_since(&mut seen) {
                         break GOODBYE;
                     }
-                    check.as_mut().reset(Instant::now() + limits.keep_alive);
+                    check.set(sleep(limits.keep_alive));
                 }
             }
         };

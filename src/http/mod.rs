@@ -25,7 +25,8 @@ use crate::error::{Code, Error};
 pub struct Limits {
     /// Connections open at once; more wait in the system's queue.
     pub max_connections: usize,
-    /// How long a new connection has until its first request is there.
+    /// How long a new connection has until its first request is there; where it is TLS, and before that for the
+    /// handshake.
     pub header_timeout: Duration,
     /// How long a connection may stay without a request; it is closed after one to two times this.
     pub keep_alive: Duration,

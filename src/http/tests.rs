@@ -489,6 +489,7 @@ async fn a_taken_port_names_the_setting_and_the_mend() {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a client of the server under test")]
 fn client(roots: &[CertificateDer<'static>], http2: bool) -> reqwest::Client {
     let mut store = rustls::RootCertStore::empty();
     for root in roots {
@@ -518,6 +519,105 @@ async fn http2_works_without_tls() {
     // One that takes too long is an answer, and no error of the connection.
     let never = client.get(format!("http://{}/never", server.address)).send().await.unwrap();
     assert_eq!(never.status(), 503);
+}
+
+/// RFC 9113 §6.5.2: what is over the header list that we said we take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t180_a_header_list_over_16_kib_is_a_431_over_http2() {
+    let server = start(LIMITS, None).await;
+    let client = client(&[], true);
+    for (length, status) in [(12 << 10, 200), (20 << 10, 431)] {
+        let request = client.get(format!("http://{}/ok", server.address)).header("x", "a".repeat(length));
+        assert_eq!(request.send().await.unwrap().status(), status, "{length}");
+    }
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const REFUSED_STREAM: u32 = 7;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// An HTTP/2 frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A GET that is whole, with one more header where `more` is one in HPACK.
+fn get_frame(stream: u32, path: &str, more: &[u8]) -> Vec<u8> {
+    // RFC 7541: GET and http are in its table, and so are the names of path and authority.
+    let mut block = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    block.extend([path.as_bytes(), &[0x01, 1, b'a'], more].concat());
+    frame(HEADERS, 0x5, stream, &block)
+}
+
+/// Sends these frames on a connection of their own; what comes back until the server closes, or has said `last`: the
+/// frames' kinds, streams, and the error codes of those that have one.
+async fn http2(address: SocketAddr, frames: &[u8], last: impl Fn(u8, u32, u32) -> bool) -> Vec<(u8, u32, u32)> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let settings = frame(4, 0, 0, &[]);
+    let _ = stream.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], frames].concat()).await;
+    let mut seen = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        let read = async {
+            stream.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            stream.read_exact(&mut payload).await.map(|_| payload)
+        };
+        let read = tokio::time::timeout(Duration::from_secs(10), read).await.expect("the server hangs");
+        let Ok(payload) = read else { return seen };
+        let kind = head[3];
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+        let code = match kind {
+            RST_STREAM => number(&payload[..4]),
+            GOAWAY => number(&payload[4..8]),
+            _ => 0,
+        };
+        let told = (kind, number(&head[5..]), code);
+        seen.push(told);
+        if last(told.0, told.1, told.2) {
+            return seen;
+        }
+    }
+}
+
+/// Streams of clients have odd numbers.
+fn streams(count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(|at| 2 * at + 1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_http2_connection_has_16_requests_at_work() {
+    let server = start(LIMITS, None).await;
+    let frames: Vec<u8> = streams(20).flat_map(|stream| get_frame(stream, "/never", &[])).collect();
+    let refused = |kind, code| kind == RST_STREAM && code == REFUSED_STREAM;
+    let seen = http2(server.address, &frames, |kind, stream, code| refused(kind, code) && stream == 39).await;
+    let refused: Vec<u32> = seen.iter().filter(|told| refused(told.0, told.2)).map(|told| told.1).collect();
+    assert_eq!(refused, [33, 35, 37, 39], "{seen:?}");
+}
+
+/// CVE-2023-44487: a request that is taken back at once costs its sender nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_reset_at_once_end_the_connection() {
+    let server = start(LIMITS, None).await;
+    let reset = |stream| [get_frame(stream, "/ok", &[]), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat();
+    let frames: Vec<u8> = streams(500).flat_map(reset).collect();
+    let seen = http2(server.address, &frames, |kind, _, _| kind == GOAWAY).await;
+    assert_eq!(seen.last().map(|told| (told.0, told.2)), Some((GOAWAY, ENHANCE_YOUR_CALM)), "{seen:?}");
+}
+
+/// The same the other way round (CVE-2025-8671): requests that make us reset them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_must_be_reset_end_the_connection() {
+    let server = start(LIMITS, None).await;
+    // RFC 9113 §8.2.2: a request with a Connection header is malformed.
+    let malformed = |stream| get_frame(stream, "/ok", b"\0\x0aconnection\x01x");
+    let frames: Vec<u8> = streams(300).flat_map(malformed).collect();
+    let seen = http2(server.address, &frames, |kind, _, _| kind == GOAWAY).await;
+    assert_eq!(seen.last().map(|told| (told.0, told.2)), Some((GOAWAY, ENHANCE_YOUR_CALM)), "{seen:?}");
 }
 
 /// A folder of this test's own, gone after it.
@@ -599,6 +699,19 @@ async fn f18_handshakes_that_stop_halfway_do_not_keep_others_out() {
     assert_eq!(answer.unwrap().unwrap().status(), 200);
     let plain = raw(server.address, b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(!plain.contains(" 200 "), "{plain}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_a_handshake_that_does_not_come_is_not_waited_for() {
+    let folder = Folder::new("silent");
+    let (pem, key, _) = certificate();
+    let acceptor = tls::Acceptor::load(folder.write("tls.pem", &pem), folder.write("key.pem", &key)).unwrap();
+    let server = start(LIMITS, Some(Arc::new(acceptor))).await;
+    for begun in [&[][..], &[0x16], &[0x16, 3, 1, 2, 0, 1]] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        assert_eq!(read_all(&mut stream).await, (String::new(), true), "{begun:?}");
+    }
 }
 
 #[tokio::test]

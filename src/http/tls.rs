@@ -21,29 +21,34 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const CERTIFICATE: &str = "tls.certificate";
+const PRIVATE_KEY: &str = "tls.private_key";
 
-/// A certificate or key that cannot be used; the text names the file.
+/// A certificate or key that cannot be used; the text names the setting, the file and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("cannot read {}: {cause}", path.display())]
+    #[error("{setting}: cannot read {}: {cause}", path.display())]
     Unreadable {
+        /// The setting that names it.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
         cause: io::Error,
     },
     /// The file holds no PEM of the kind it should.
-    #[error("{}: {what}", path.display())]
+    #[error("{setting}: {} {what}", path.display())]
     Malformed {
+        /// The setting that names it.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is missing or wrong.
+        /// What is missing or wrong, and what it takes.
         what: &'static str,
     },
     /// Certificate and key do not fit, or are of a kind that is not supported.
-    #[error("{} and its key cannot be used: {cause}", path.display())]
+    #[error("tls.certificate: {} and the key of tls.private_key cannot be used, or are no pair: {cause}", path.display())]
     Unusable {
         /// The certificate's file.
         path: PathBuf,
@@ -111,14 +116,12 @@ impl Acceptor {
         }
     }
 
-    /// Does the handshake, within 10 seconds.
+    /// Does the handshake.
     ///
     /// # Errors
-    /// When it fails or takes too long.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        timeout(HANDSHAKE_TIMEOUT, self.handshake(stream))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    /// When it fails, or takes longer than `patience`.
+    pub async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<TlsStream<TcpStream>> {
+        timeout(patience, self.handshake(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
@@ -147,16 +150,19 @@ fn stamps(certificate: &Path, key: &Path) -> Stamps {
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    let malformed = |path: &Path, what| TlsError::Malformed { path: path.to_owned(), what };
+    let malformed = |setting, path: &Path, what| TlsError::Malformed { setting, path: path.to_owned(), what };
     let unusable = |cause| TlsError::Unusable { path: certificate.to_owned(), cause };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read_file(certificate)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| malformed(certificate, "this is not PEM"))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(&read_file(CERTIFICATE, certificate)?).collect::<Result<_, _>>().map_err(
+            |_| malformed(CERTIFICATE, certificate, "is not PEM; it takes the chain as BEGIN CERTIFICATE blocks"),
+        )?;
     if chain.is_empty() {
-        return Err(malformed(certificate, "there is no certificate in it (BEGIN CERTIFICATE)"));
+        let what = "holds no certificate; it takes the chain, PEM (BEGIN CERTIFICATE)";
+        return Err(malformed(CERTIFICATE, certificate, what));
     }
-    let private = PrivateKeyDer::from_pem_slice(&read_file(key)?).map_err(|_| {
-        malformed(key, "there is no private key in it (BEGIN PRIVATE KEY); encrypted ones cannot be used")
+    let private = PrivateKeyDer::from_pem_slice(&read_file(PRIVATE_KEY, key)?).map_err(|_| {
+        let what = "holds no private key; it takes PEM (BEGIN PRIVATE KEY), and none that is encrypted";
+        malformed(PRIVATE_KEY, key, what)
     })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -169,6 +175,7 @@ fn read(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    std::fs::read(path).map(Zeroizing::new).map_err(|cause| TlsError::Unreadable { path: path.to_owned(), cause })
+fn read_file(setting: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let unreadable = |cause| TlsError::Unreadable { setting, path: path.to_owned(), cause };
+    std::fs::read(path).map(Zeroizing::new).map_err(unreadable)
 }

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Micros};
@@ -168,8 +168,18 @@ impl Db {
     /// Opens the database; SQLite's file is made when it is missing. Does not migrate.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when it cannot be reached.
+    /// [`StoreError::Unavailable`] when it cannot be reached; the text says why, and names `database.url`.
     pub async fn open(options: Options, clock: Clock) -> Result<Self, StoreError> {
+        let place = options.location.describe();
+        Self::connect(options, clock).await.map_err(|cause| {
+            let cause = if let StoreError::Unavailable(text) = cause { text } else { cause.to_string() };
+            StoreError::Unavailable(format!(
+                "{place}, cannot be opened: {cause}; check database.url, and what it names"
+            ))
+        })
+    }
+
+    async fn connect(options: Options, clock: Clock) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             location: options.location.clone(),
             deadline: options.deadline,
@@ -182,7 +192,12 @@ impl Db {
             Location::Sqlite(path) => Engine::Sqlite(sqlite::Sqlite::open(path, &options, shared.clone()).await?),
             Location::Postgres(url) => Engine::Postgres(postgres_pool(url, &options)?),
         };
-        Ok(Self { engine, shared })
+        let db = Self { engine, shared };
+        if let Engine::Postgres(_) = &db.engine {
+            // The pool would try until the deadline, and then tell that it has passed, and not why.
+            db.connection().await?;
+        }
+        Ok(db)
     }
 
     /// A connection to read with. SQLite's cannot write.
@@ -214,7 +229,11 @@ impl Db {
     async fn connection(&self) -> Result<Conn, StoreError> {
         let Engine::Postgres(pool) = &self.engine else { return self.reader().await };
         let options = pool.connect_options();
-        let connected = tokio::time::timeout(self.shared.deadline, PgConnection::connect_with(&options)).await;
+        let connecting = async {
+            let mut conn = PgConnection::connect_with(&options).await?;
+            durable(&mut conn).await.map(|()| conn)
+        };
+        let connected = tokio::time::timeout(self.shared.deadline, connecting).await;
         let late = |_| StoreError::Unavailable("the database did not answer in time".into());
         Ok(Conn::new(conn::Raw::PostgresOwn(connected.map_err(late)??), self.shared.clone()))
     }
@@ -315,6 +334,7 @@ fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> 
         .max_connections(options.max_connections)
         .acquire_timeout(options.deadline)
         .test_before_acquire(false)
+        .after_connect(|conn, _| Box::pin(durable(conn)))
         // A connection whose query was given up may never answer again: then it is cut, not kept waiting for.
         .after_release(|conn, _| {
             Box::pin(async move {
@@ -324,6 +344,13 @@ fn postgres_pool(url: &Secret, options: &Options) -> Result<PgPool, StoreError> 
         })
         .connect_lazy_with(connect);
     Ok(pool)
+}
+
+/// What was answered outlives a crash of the database's machine, whatever the server's setting; a stricter one stays.
+async fn durable(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let set = "SELECT set_config('synchronous_commit', 'on', FALSE) \
+               WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
+    conn.execute(set).await.map(drop)
 }
 
 /// Every SQL text, for the test that prepares each of them on both engines: (name, text).
@@ -415,6 +442,23 @@ mod tests {
         }
         let changes = feed::since(&mut conn, 1).await.unwrap();
         assert_eq!(changes.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["c2", "c3"]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// What was answered outlives a crash of the machine.
+    #[tokio::test]
+    async fn the_writer_waits_for_the_disk_at_each_commit() {
+        let (db, folder) = fresh().await;
+        let read = db.write(|tx| {
+            Box::pin(async move {
+                let conn::On::Sqlite(conn) = tx.on() else { panic!("not SQLite") };
+                let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *conn).await?;
+                let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(conn).await?;
+                Ok((mode, synchronous))
+            })
+        });
+        // 2 is FULL: the log is synced before a commit is answered.
+        assert_eq!(read.await.unwrap().value, ("wal".to_owned(), 2));
         std::fs::remove_dir_all(folder).unwrap();
     }
 

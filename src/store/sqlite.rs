@@ -72,7 +72,7 @@ impl Sqlite {
         if let Err(cause) = made
             && cause.kind() != io::ErrorKind::AlreadyExists
         {
-            return Err(StoreError::Unavailable(format!("{} cannot be made: {cause}", path.display())));
+            return Err(StoreError::Unavailable(cause.to_string()));
         }
         let (writer, checkpointer) = (connect.connect().await?, connect.connect().await?);
         let readers = SqlitePoolOptions::new()

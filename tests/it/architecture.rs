@@ -332,10 +332,55 @@ fn one_package_of_the_2024_edition_under_two_licences() {
     let (rust, clippy) = (&manifest["lints"]["rust"], &manifest["lints"]["clippy"]);
     assert_eq!(rust["unsafe_code"].as_str(), Some("forbid"));
     assert_eq!(clippy["pedantic"]["level"].as_str(), Some("warn"));
-    for lint in ["unwrap_used", "expect_used", "panic"] {
+    for lint in ["unwrap_used", "expect_used", "panic", "dbg_macro", "print_stdout"] {
         assert_eq!(clippy[lint].as_str(), Some("warn"), "{lint}");
+    }
+    for lint in ["allow_attributes", "allow_attributes_without_reason"] {
+        assert_eq!(clippy[lint].as_str(), Some("deny"), "every exception says why, and goes when it is none: {lint}");
     }
     let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
     assert!(read(".ci/run").contains("tests/run.sh"));
     assert!(read("tests/run.sh").contains("clippy --all-targets --locked -- -D warnings"));
+}
+
+/// Clock, randomness and outgoing requests have one room each; clippy keeps everybody else out.
+#[test]
+fn clock_randomness_and_the_http_client_are_read_in_their_own_rooms() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings: toml::Table = std::fs::read_to_string(root.join("clippy.toml")).unwrap().parse().unwrap();
+    let disallowed: BTreeMap<&str, &str> = settings["disallowed-methods"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|method| (method["path"].as_str().unwrap(), method["reason"].as_str().unwrap()))
+        .collect();
+    for path in [
+        "std::time::SystemTime::now",
+        "std::time::Instant::now",
+        "tokio::time::Instant::now",
+        "aws_lc_rs::rand::fill",
+        "reqwest::Client::new",
+        "reqwest::Client::builder",
+        "reqwest::ClientBuilder::new",
+        "reqwest::get",
+    ] {
+        assert!(disallowed.get(path).is_some_and(|reason| !reason.is_empty()), "{path}");
+    }
+    let src = root.join("src");
+    let excepted: BTreeSet<String> = sources(&src)
+        .iter()
+        .filter(|path| path.file_name().is_some_and(|name| name != "tests.rs"))
+        .filter(|path| std::fs::read_to_string(path).unwrap().contains("clippy::disallowed_methods"))
+        .map(|path| path.strip_prefix(&src).unwrap().display().to_string())
+        .collect();
+    let rooms = ["clock.rs", "http/layers.rs", "outbound.rs", "secret.rs"];
+    assert_eq!(excepted, rooms.map(str::to_owned).into());
+}
+
+/// T-48: what secrets, digests and codes are compared with takes the same time wherever they differ.
+#[test]
+fn t48_the_one_comparison_of_secrets_is_the_constant_time_one() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/secret.rs")).unwrap();
+    let body = text.split("pub fn equal(a: &[u8], b: &[u8]) -> bool {").nth(1).unwrap().split('}').next().unwrap();
+    assert_eq!(body.trim(), "aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()");
 }

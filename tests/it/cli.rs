@@ -173,6 +173,75 @@ async fn check_and_serve_refuse_what_is_only_safe_in_development() {
     assert!(!folder.path().join("sealwright.db").exists());
 }
 
+/// What `serve` could not take is told before anything is made, by `check` too, with the setting and the mend.
+#[tokio::test]
+async fn check_and_serve_refuse_certificates_and_keys_that_cannot_be_used() {
+    let folder = Folder::new().await;
+    let (one, other) = (crate::tls::made(1), crate::tls::made(2));
+    folder.write(
+        "sealwright.toml",
+        "issuer = \"https://id.example.com\"\ntls = { certificate = \"c.pem\", private_key = \"k.pem\" }\n",
+    );
+    for (certificate, key, beginning, mend) in [
+        ("", one.key.as_str(), "tls.certificate: c.pem holds no certificate", "BEGIN CERTIFICATE"),
+        ("-----BEGIN CERTIFICATE-----\n%", &one.key, "tls.certificate: c.pem is not PEM", "BEGIN CERTIFICATE"),
+        (&one.pem, "", "tls.private_key: k.pem holds no private key", "BEGIN PRIVATE KEY"),
+        (&one.pem, &one.pem, "tls.private_key: k.pem holds no private key", "BEGIN PRIVATE KEY"),
+        (&one.pem, &other.key, "tls.certificate: c.pem and the key of tls.private_key cannot be used", "no pair"),
+    ] {
+        folder.write("c.pem", certificate);
+        folder.write("k.pem", key);
+        std::fs::set_permissions(folder.path().join("k.pem"), PermissionsExt::from_mode(0o600)).unwrap();
+        for command in ["check", "serve"] {
+            let said = folder.run(&[command]);
+            let told = error(&said);
+            assert!(told.starts_with(beginning) && told.contains(mend), "{command}: {said:?}");
+            assert!(key.is_empty() || !said.stderr.contains(key.lines().nth(1).unwrap()), "{said:?}");
+        }
+    }
+    assert!(!folder.path().join("sealwright.db").exists() && !folder.path().join("sealwright.key").exists());
+    folder.write("k.pem", &one.key);
+    folder.run(&["check"]).fine();
+}
+
+#[tokio::test]
+async fn a_master_key_file_that_holds_none_is_named_with_its_setting_and_the_mend() {
+    let folder = Folder::new().await;
+    folder.write("sealwright.toml", "issuer = \"https://id.example.com\"\n");
+    folder.write("sealwright.key", &format!("{MASTER_KEY}\n{}\n", &MASTER_KEY[1..]));
+    std::fs::set_permissions(folder.path().join("sealwright.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    for command in [&["check"][..], &["serve"], &["keys", "reseal"]] {
+        let said = folder.run(command);
+        let told = error(&said);
+        assert!(told.starts_with("master_key.file: sealwright.key is not a master key"), "{said:?}");
+        assert!(told.contains("64 hex digits") && told.contains("openssl rand -hex 32"), "{said:?}");
+        assert!(!said.stderr.contains(&MASTER_KEY[1..]), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn check_as_json_says_the_same() {
+    let folder = Folder::new().await;
+    folder.write("sealwright.toml", "issuer = \"https://id.example.com\"\n");
+    let texts = folder.run(&["check"]).fine().stdout;
+    let said = folder.run(&["check", "--json"]).fine();
+    let json = said.json();
+    assert_eq!((&json["master_keys"], said.stderr.as_str()), (&json!({}), ""));
+    for line in texts.lines() {
+        let (what, how) = line.split_once(": ").unwrap();
+        assert_eq!(json[what.replace(' ', "_")], how, "{line}");
+    }
+    assert_eq!(json.as_object().unwrap().len(), texts.lines().count() + 1);
+    folder.write("sealwright.key", MASTER_KEY);
+    std::fs::set_permissions(folder.path().join("sealwright.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    let id = sealwright::keys::MasterKeys::parse(MASTER_KEY).unwrap().ids();
+    assert_eq!(folder.run(&["check", "--json"]).fine().json()["master_keys"], json!({ id.as_str(): "new" }));
+    assert!(folder.run(&["check"]).fine().stdout.ends_with(&format!("master key {id}: new\n")));
+    // What is refused is told as ever.
+    folder.write("sealwright.key", "");
+    assert!(error(&folder.run(&["check", "--json"])).starts_with("master_key.file: "));
+}
+
 // ── wrong use ──
 
 #[tokio::test]
@@ -566,12 +635,23 @@ async fn a_database_out_of_reach_is_said_without_its_password() {
         folder.write("x.toml", "");
         let mut command = folder.command(arguments);
         command.env("SEALWRIGHT_ISSUER", "https://id.example.com").env("SEALWRIGHT_MASTER_KEY__VALUE", MASTER_KEY);
-        command.env("SEALWRIGHT_DATABASE__URL", format!("postgres://me:hunter2@127.0.0.1:{}/db", port()));
+        let port = port();
+        command.env("SEALWRIGHT_DATABASE__URL", format!("postgres://me:hunter2@127.0.0.1:{port}/db"));
         command.env("SEALWRIGHT_DATABASE__DEADLINE_MILLISECONDS", "1000");
         let said = run(command, None);
         assert_eq!((said.status, said.stdout.as_str()), (1, ""), "{said:?}");
         assert!(!said.stderr.contains("hunter2"), "{said:?}");
-        assert!(said.stderr.contains("database"), "{said:?}");
+        // Which, why, and what to look at.
+        let which = format!("PostgreSQL, 127.0.0.1 port {port}, database \"db\", cannot be opened");
+        for part in [which.as_str(), "Connection refused", "database.url"] {
+            assert!(errors(&said).last().unwrap().contains(part), "{part}: {said:?}");
+        }
+    }
+    let mut command = folder.command(&["serve"]);
+    command.env("SEALWRIGHT_ISSUER", "https://id.example.com").env("SEALWRIGHT_DATABASE__URL", "sqlite:no/x.db");
+    let said = run(command, None);
+    for part in ["SQLite, no/x.db, cannot be opened: No such file or directory", "database.url"] {
+        assert!(error(&said).contains(part), "{part}: {said:?}");
     }
     let mut command = folder.command(&["export"]);
     command.env("SEALWRIGHT_DATABASE__URL", "sqlite:nowhere.db");
@@ -626,6 +706,33 @@ both! {
         // It gave its lease back: nobody waits for it.
         assert_eq!(node.number("SELECT COUNT(*) FROM nodes").await, 0);
     }
+}
+
+/// The rest of the configuration is what it was at the start; a mistake is told, and changes nothing.
+#[tokio::test]
+async fn sighup_reads_the_logs_filter_again() {
+    let node = Node::new(Engine::Sqlite).await;
+    let text = std::fs::read_to_string(&node.config).unwrap().replace("log.requests = false", "log.requests = true");
+    let filter = |filter: &str| std::fs::write(&node.config, format!("{text}log.filter = {filter:?}\n")).unwrap();
+    filter("warn");
+    let server = node.start().await;
+    let logged = async || {
+        let before = server.run.stderr().len();
+        server.post(TOKEN, None, &[]).await;
+        server.run.stderr()[before..].contains("\"request\"")
+    };
+    assert!(!logged().await);
+    filter("info");
+    server.run.signal("HUP");
+    until("it is read", async || server.run.stderr().contains("log.filter was read again")).await;
+    assert!(logged().await);
+    filter("a=b=c");
+    server.run.signal("HUP");
+    until("it is told", async || server.run.stderr().contains("the settings in use stay")).await;
+    assert!(server.run.stderr().contains("log.filter (") && logged().await, "{}", server.run.stderr());
+    filter("warn");
+    server.run.signal("HUP");
+    until("it is read", async || !logged().await).await;
 }
 
 /// Forty clients that both files have, in opposite orders and by different names, and one that only this one has.

@@ -1,5 +1,6 @@
 //! What holds of the database itself.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -8,7 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sealwright::clock::Clock;
 use sealwright::keys::Purpose;
 use sealwright::secret::{Prefix, Secret};
-use sealwright::store::{self, Db, Location, Lock, Options};
+use sealwright::store::{self, Db, Location, Lock, Options, StoreError};
 use sqlx::{Connection, Executor, SqlSafeStr};
 
 use crate::support::{EXAMPLE, Engine, Place, REVOKE, SECRET, Server, TOKEN, both, until};
@@ -148,6 +149,56 @@ both! {
         let Err(refused) = sealwright::app::open(&config, Clock::system(), false).await else { panic!("opened") };
         assert!(refused.to_string().contains("not the master key"), "{refused}");
     }
+}
+
+async fn open(place: &Place) -> Db {
+    let options = Options {
+        location: Location::Postgres(Secret::new(&place.url)),
+        max_connections: 2,
+        deadline: Duration::from_secs(1),
+    };
+    Db::open(options, Clock::system()).await.unwrap()
+}
+
+/// Whatever the server is set to, what we answered outlives its crash; what is stricter stays.
+#[tokio::test]
+async fn a_commit_on_postgresql_waits_for_the_disk() {
+    for (set, found) in
+        [("off", "on"), ("local", "on"), ("remote_write", "on"), ("on", "on"), ("remote_apply", "remote_apply")]
+    {
+        let mut place = Place::new(Engine::Postgres).await;
+        write!(place.url, "%20-c%20synchronous_commit%3D{set}").unwrap();
+        assert_eq!(place.texts("SHOW synchronous_commit").await, [set]);
+        let db = open(&place).await;
+        db.migrate().await.unwrap();
+        let note = "CREATE TABLE found (setting TEXT); \
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS \
+            'BEGIN INSERT INTO found VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END'; \
+            CREATE TRIGGER note BEFORE INSERT ON meta FOR EACH ROW EXECUTE FUNCTION note()";
+        place.run(note).await;
+        db.write(|tx| Box::pin(store::meta::decide(tx, "a", "1"))).await.unwrap();
+        assert_eq!(place.texts("SELECT setting FROM found").await, [found]);
+    }
+}
+
+/// A statement that nobody waits for any more ends at the server, too.
+#[tokio::test]
+async fn no_statement_on_postgresql_outlives_its_deadline() {
+    let place = Place::new(Engine::Postgres).await;
+    let db = open(&place).await;
+    db.migrate().await.unwrap();
+    let nap = "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS \
+        'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'; \
+        CREATE TRIGGER nap BEFORE INSERT ON meta FOR EACH ROW EXECUTE FUNCTION nap()";
+    place.run(nap).await;
+    let (begun, asleep) = (
+        db.write(|tx| Box::pin(store::meta::decide(tx, "a", "1"))),
+        "SELECT COUNT(*) FROM pg_locks WHERE relation = 'meta'::regclass AND mode = 'RowExclusiveLock'",
+    );
+    let refused = tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it waits for ever");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))), "{refused:?}");
+    until("it has ended", async || place.number(asleep).await == 0).await;
+    assert_eq!(place.number("SELECT COUNT(*) FROM meta").await, 0);
 }
 
 /// Whatever the language of the database: on both engines the same texts are the same, and come in the same order.

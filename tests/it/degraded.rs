@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealwright::clock::Clock;
 use sealwright::config::DatabaseUrl;
+use sealwright::store::{StoreError, feed};
 use sqlx::{Connection, Executor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::browser::{Browser, Page};
 use crate::leakage::Running;
@@ -220,6 +223,26 @@ async fn t24_i7_a_database_in_a_black_hole_is_503_and_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t24_i7_a_database_whose_answers_are_lost_is_503_and_comes_back() {
     outage(Link::Deaf).await;
+}
+
+/// Each call has its own deadline, of a second here. A request's is 10: without the calls', requests would end all the same,
+/// and what they held of the database would not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_of_a_silent_database_ends_by_its_own_deadline() {
+    const PATIENCE: Duration = Duration::from_secs(6);
+    let (server, proxy, _) = behind_a_proxy().await;
+    let db = &server.services.db;
+    proxy.set(Link::Silent);
+    // By connections that were there, and by new ones.
+    for _ in 0..3 {
+        let read = timeout(PATIENCE, db.read(|conn| Box::pin(feed::head(conn)))).await;
+        let read = read.expect("a read waits for ever");
+        assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+        let written = timeout(PATIENCE, db.write(|tx| Box::pin(feed::head(tx)))).await;
+        let written = written.expect("a change waits for ever");
+        assert!(matches!(written, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))), "{written:?}");
+    }
+    until("no connection is held for an answer", async || db.load().busy == 0).await;
 }
 
 /// Revocations of many tokens at once, with the link going down among them: what was acknowledged stands.
@@ -555,7 +578,7 @@ async fn a_node_keeps_its_lease_while_every_connection_is_busy() {
     }
     assert_eq!(busy.len(), 4);
     // Longer than a lease that was renewed before can last; later ones were not.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     until("the lease goes on", async || server.services.node.lease_remaining() > 0).await;
     until("tokens go on", async || ask_token(&server).await.status == 200).await;
     drop(busy);

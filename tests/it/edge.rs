@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::process::Node;
 use crate::support::{
     Answer, EXAMPLE, Engine, FORM, INTROSPECT, REVOKE, SECRET, Server, TOKEN, basic, both, encode, part,
 };
@@ -443,6 +444,107 @@ both! {
             assert_eq!(found.json["active"], true);
         }
     }
+}
+
+/// What is configured reaches the listener: none of these bounds would bite at its default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bounds_of_the_listener_are_those_that_are_configured() {
+    let server = Server::with(Engine::Sqlite, |config| {
+        config.http.max_connections = 1;
+        config.http.header_timeout_seconds = 1;
+        config.http.request_timeout_seconds = 1;
+        config.http.drain_seconds = 0;
+    })
+    .await;
+    let connect = async || TcpStream::connect(authority(&server.url)).await.unwrap();
+    let everything = async |mut stream: TcpStream| {
+        let mut answer = Vec::new();
+        timeout(Duration::from_secs(8), stream.read_to_end(&mut answer)).await.expect("it stays open").unwrap_or(0);
+        String::from_utf8(answer).unwrap()
+    };
+    let begin = format!("POST {TOKEN} HTTP/1.1\r\nHost: a\r\nContent-Type: {FORM}\r\nContent-Length: 9\r\n");
+
+    // max_connections: the second waits for the first to go.
+    let mut first = connect().await;
+    first.write_all(&get(JWKS, "")).await.unwrap();
+    assert!(first.read(&mut [0; 4096]).await.unwrap() > 0);
+    let mut second = connect().await;
+    second.write_all(&get(JWKS, "Connection: close\r\n")).await.unwrap();
+    assert!(timeout(Duration::from_millis(300), second.readable()).await.is_err(), "two at once");
+    drop(first);
+    assert!(everything(second).await.starts_with("HTTP/1.1 200"));
+
+    // header_timeout_seconds
+    let mut half_a_head = connect().await;
+    half_a_head.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+    assert_eq!(everything(half_a_head).await, "");
+
+    // request_timeout_seconds: sooner than the body's own three.
+    let mut half_a_body = connect().await;
+    half_a_body.write_all(format!("{begin}\r\na=").as_bytes()).await.unwrap();
+    let answer = everything(half_a_body).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("The request took too long."), "{answer}");
+
+    // One connection may have many requests; at work are as many as there may be connections.
+    let stream = hyper_util::rt::TokioIo::new(connect().await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut http2, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut post = |body| {
+        let request = http::Request::post(format!("http://a{TOKEN}")).header("content-type", FORM);
+        http2.send_request(request.body(body).unwrap())
+    };
+    let endless = futures_util::stream::pending::<Result<&[u8], std::convert::Infallible>>();
+    let at_work = tokio::spawn(post(axum::body::Body::from_stream(endless)));
+    loop {
+        let answer = post(axum::body::Body::empty()).await.unwrap().into_body();
+        let answer = axum::body::to_bytes(axum::body::Body::new(answer), 1024).await.unwrap();
+        if String::from_utf8_lossy(&answer).contains("too many requests") {
+            break;
+        }
+        assert!(!at_work.is_finished(), "{answer:?}");
+    }
+    assert_eq!(at_work.await.unwrap().unwrap().status(), 503);
+    drop(http2);
+
+    // drain_seconds: what is at work, as "100 Continue" says, is not let finish.
+    let mut at_work = connect().await;
+    at_work.write_all(format!("{begin}Expect: 100-continue\r\n\r\n").as_bytes()).await.unwrap();
+    let mut told = [0; 25];
+    timeout(HANGS, at_work.read_exact(&mut told)).await.unwrap().unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    server.stop().await;
+    assert_eq!(everything(at_work).await, "");
+}
+
+/// F-17: what is over size is not kept, with 64 senders at once of 4 MB in one parameter, or in a body without a length.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t180_what_is_over_size_takes_no_memory() {
+    let node = Node::new(Engine::Sqlite).await;
+    let server = node.start().await;
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.run.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().to_owned();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap()
+    };
+    let flood = async |requests: [&[u8]; 2]| {
+        let asked = (0..64).map(|at| exchange(&server.url, requests[at % 2]));
+        futures_util::future::join_all(asked).await
+    };
+    // What threads and connections take in any case.
+    flood([&get(JWKS, ""), &raw_post(TOKEN, "", "x")]).await;
+    let before = peak();
+    let long = raw_post(TOKEN, "", &with_parameter(TOKEN, "scope", &"a".repeat(4 << 20)));
+    let chunks = format!("4000\r\n{}\r\n", "a".repeat(0x4000)).repeat(256);
+    let head = format!("POST {TOKEN} HTTP/1.1\r\nHost: a\r\nContent-Type: {FORM}\r\n");
+    let endless = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}").into_bytes();
+    for _ in 0..3 {
+        // Whose answer went down with the connection, because it was still sending, has none.
+        let answers = flood([&long, &endless]).await;
+        assert!(answers.iter().all(|answer| answer.is_empty() || answer.starts_with("HTTP/1.1 413 ")), "{answers:?}");
+    }
+    let after = peak();
+    assert!(after < before + (32 << 10), "{before} kB became {after} kB, of {} that were sent", 3 * 64 * (4 << 10));
 }
 
 /// F-17: 2 GiB are refused by the claim, and a body without a length by what has come.

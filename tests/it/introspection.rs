@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::support::{EXAMPLE, INTROSPECT, SECRET, Server, TOKEN, both, part};
@@ -117,6 +119,10 @@ both! {
                 token.replace('.', ".."),
                 token.replacen('.', "", 1),
                 format!("Bearer {token}"),
+                // The same bytes in another spelling.
+                token.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
+                token.bytes().fold(String::new(), |percent, byte| format!("{percent}%{byte:02X}")),
+                BASE64_URL_SAFE_NO_PAD.encode(token),
             ];
             for mutant in mutants.iter().filter(|mutant| *mutant != token) {
                 let answer = server.post(INTROSPECT, Some((by, secret)), &[("token", mutant)]).await;

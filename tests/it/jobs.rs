@@ -12,11 +12,15 @@ use sealwright::secret::random;
 use sealwright::store::artifacts::{self, Kind};
 use sealwright::store::nodes::NodeRow;
 use sealwright::store::{audit, feed, nodes, revocations};
+use serde_json::json;
 use sqlx::{Connection, Executor};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::{EXAMPLE, Engine, FORM, INTROSPECT, REVOKE, SECRET, Server, TOKEN, basic, both, encode, until};
+use crate::assertions::{self, Key};
+use crate::support::{
+    Answer, EXAMPLE, Engine, FORM, INTROSPECT, REVOKE, SECRET, Server, TOKEN, basic, both, encode, until,
+};
 
 const CC: (&str, &str) = ("grant_type", "client_credentials");
 const DAY: Micros = 24 * 3600 * SECOND;
@@ -73,6 +77,71 @@ both! {
         server.clock.advance(Duration::from_mins(1));
         server.token().await;
         until("stamped", async || last_used(&server).await >= used + 60 * SECOND).await;
+    }
+
+    /// Who looks for credentials that nobody needs goes by it: what was refused for any reason did not use one.
+    async fn a_credential_is_stamped_as_used_only_when_it_worked(engine) {
+        let server = Server::empty(engine).await;
+        let key = Key::ed25519("k");
+        let signer = assertions::client("signer", &[key.jwk()], "");
+        let poster = format!(
+            "[[client]]\nclient_id = \"poster\"\ntoken_endpoint_auth_method = \"client_secret_post\"\n\
+             client_secret = {SECRET:?}\nscope = \"orders:read\"\n"
+        );
+        let all = format!("{EXAMPLE}{signer}{poster}");
+        server.apply(&all).await;
+        let used = async || {
+            server.services.audit.flush(&server.services.db).await.unwrap();
+            server.place.number("SELECT COUNT(*) FROM credentials WHERE last_used_at IS NOT NULL").await
+        };
+        let refused = async |answer: Answer| answer.assert_error(401, "invalid_client");
+        let good = assertions::claims(&server, "signer");
+        let now = assertions::now(&server);
+        for change in [
+            json!({"exp": now - 1}),
+            json!({"aud": "https://elsewhere.example"}),
+            json!({"nbf": now + 3000}),
+            json!({"iss": "poster"}),
+            json!({"jti": ""}),
+        ] {
+            refused(assertions::present(&server, &key.sign(&assertions::with(&good, &change))).await).await;
+        }
+        // The right secret in the wrong place, and of a client that is switched off.
+        refused(server.post(TOKEN, Some(("poster", SECRET)), &[CC]).await).await;
+        let off = all.replace("client_id = \"signer\"", "client_id = \"signer\"\ndisabled = true");
+        let off = off.replace("client_id = \"orders-sync\"", "client_id = \"orders-sync\"\ndisabled = true");
+        server.apply(&off).await;
+        refused(assertions::present(&server, &key.sign(&assertions::claims(&server, "signer"))).await).await;
+        refused(server.post(TOKEN, Some(("orders-sync", SECRET)), &[CC]).await).await;
+        assert_eq!(used().await, 0);
+
+        server.apply(&all).await;
+        let assertion = key.sign(&assertions::with(&good, &json!({"exp": now + 600})));
+        assertions::assert_token(&assertions::present(&server, &assertion).await, "signer");
+        assert_eq!(used().await, 1);
+        server.token().await;
+        let post = [("client_id", "poster"), ("client_secret", SECRET), CC];
+        assert_eq!(server.post(TOKEN, None, &post).await.status, 200);
+        assert_eq!(used().await, 3);
+        // A stamp is good for a minute; a replay makes no newer one.
+        let stamp = async || {
+            server.services.audit.flush(&server.services.db).await.unwrap();
+            server.place.number("SELECT last_used_at FROM credentials WHERE client_id = 'signer'").await
+        };
+        let first = stamp().await;
+        server.clock.advance(Duration::from_mins(2));
+        refused(assertions::present(&server, &assertion).await).await;
+        assert_eq!(stamp().await, first);
+        assertions::assert_token(
+            &assertions::present(&server, &key.sign(&assertions::claims(&server, "signer"))).await,
+            "signer",
+        );
+        assert!(stamp().await >= first + 120 * SECOND);
+        // A generated secret, too.
+        let new = "[[client]]\nclient_id = \"new\"\nscope = \"orders:read\"\n";
+        let secret = server.apply(new).await[0].secret.expose().to_owned();
+        assert_eq!(server.post(TOKEN, Some(("new", &secret)), &[CC]).await.status, 200);
+        assert_eq!(used().await, 4);
     }
 
     /// What the database does not take waits for it, and is written once: failed sign-ins, too.

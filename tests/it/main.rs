@@ -2,6 +2,7 @@
 //! database runs on SQLite and on PostgreSQL.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "tests are clients, and have patience by the system's clock")]
 
 mod browser;
 mod people;

@@ -293,7 +293,7 @@ async fn a_master_key_file_holds_one_key_a_line_the_newest_first() {
     write(NEW);
     node.start().await;
     write(&format!("{NEW}\n{}\n", &MASTER_KEY[1..]));
-    refused(&node.run(&["serve"]), &["the master key is malformed"]);
+    refused(&node.run(&["serve"]), &["master_key.file: ", "is not a master key"]);
     write("\n");
-    refused(&node.run(&["serve"]), &["the master key is malformed"]);
+    refused(&node.run(&["serve"]), &["master_key.file: ", "is not a master key"]);
 }

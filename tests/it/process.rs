@@ -219,6 +219,8 @@ impl Node {
             place.url
         );
         std::fs::write(&config, text).unwrap();
+        // It holds the master key.
+        std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         Self { place, issuer, config, port, management }
     }
 

@@ -19,7 +19,10 @@ fn configured(place: &Place, issuer: &str) -> String {
         "issuer = {issuer:?}\n[database]\nurl = {url:?}\nmigrate = true\n[master_key]\nvalue = \"{MASTER_KEY}\"\n\
          [secrets]\nargon2_memory_kib = 7168\nargon2_iterations = 1\n"
     );
-    std::fs::write(place.folder.join("users.toml"), text).unwrap();
+    let file = place.folder.join("users.toml");
+    std::fs::write(&file, text).unwrap();
+    // It holds the master key.
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     "users.toml".to_owned()
 }
 
