@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Services;
 use crate::issue::LONGEST_LIFETIME;
+use crate::keys::schedule::Due;
 use crate::metrics::in_seconds;
 use crate::nodes::FEED_KEPT;
 use crate::session;
@@ -15,6 +16,7 @@ use crate::store::{
     Committed, Db, JobFuture, StoreError, Tx, artifacts, attempts, audit, feed, grants, nodes, revocations, sessions,
     signing_keys,
 };
+use crate::wire::Algorithm;
 
 const FLUSH: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
@@ -89,13 +91,17 @@ const REST: Duration = Duration::from_secs(5);
 /// A step that has been due for longer is told, each time that so much has passed again.
 const LATE: Micros = 60 * SECOND;
 
-/// Moves the signing keys on by their schedule until `stop`. Every node tries what is due, and one makes it; the others
-/// learn of it by the feed. Nothing is kept between two steps, so whoever is there makes the next.
-pub async fn rotate(services: Arc<Services>, stop: CancellationToken) {
-    let (mut since, mut told, mut made, mut pause) = (None, 0, 0, LOOK);
-    while tokio::time::timeout(pause, stop.cancelled()).await.is_err() {
+/// What is due of the signing keys' schedule, as far as this node knows.
+fn due(services: &Services, now: Micros) -> Vec<(Algorithm, Due)> {
+    services.keys.next_steps().into_iter().filter(|(_, due)| due.at <= now).collect()
+}
+
+/// Tells when the signing keys' schedule is late, until `stop`: beside [`rotate`], which may be what hangs.
+pub async fn watch_rotation(services: Arc<Services>, stop: CancellationToken) {
+    let (mut since, mut told) = (None, 0);
+    while tokio::time::timeout(LOOK, stop.cancelled()).await.is_err() {
         let now = services.clock.now();
-        let due: Vec<_> = services.keys.next_steps().into_iter().filter(|(_, due)| due.at <= now).collect();
+        let due = due(&services, now);
         // How long it has been due for us; a clock that jumped has made nobody late.
         (since, told) = if due.is_empty() { (None, 0) } else { (since.or(Some(now)), told) };
         let late = since.map_or(0, |since| now - since);
@@ -106,16 +112,24 @@ pub async fn rotate(services: Arc<Services>, stop: CancellationToken) {
             let steps = due.iter().map(|(algorithm, due)| format!("{algorithm}: {}", due.step)).collect::<Vec<_>>();
             tracing::warn!(seconds, steps = steps.join(", "), "the signing keys' schedule is late");
         }
+    }
+}
+
+/// Moves the signing keys on by their schedule until `stop`. Every node tries what is due, and one makes it; the others
+/// learn of it by the feed. Nothing is kept between two steps, so whoever is there makes the next.
+pub async fn rotate(services: Arc<Services>, stop: CancellationToken) {
+    let (mut made, mut pause) = (0, LOOK);
+    while tokio::time::timeout(pause, stop.cancelled()).await.is_err() {
+        let now = services.clock.now();
         pause = LOOK;
         // What memory has not learnt yet is still due in it.
         if services.node.applied() < made {
             continue;
         }
-        for (algorithm, _) in due {
+        for (algorithm, _) in due(&services, now) {
             match services.keys.step(&services.db, now, algorithm).await {
                 Ok(Committed { value: Some(this), seq }) => {
                     tracing::info!(%algorithm, step = %this, "the signing keys' schedule went on");
-                    services.metrics.signing_key_step(algorithm, this.as_str());
                     made = seq.unwrap_or(made);
                 }
                 Ok(_) => {}

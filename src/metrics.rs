@@ -104,7 +104,7 @@ impl Metrics {
             signing_key_steps: register(
                 &mut to,
                 "signing_key_steps",
-                "Steps of the signing keys' schedule that this node made",
+                "Steps in the lives of signing keys, by the schedule or by hand, that this node learnt of",
             ),
             signing_key_late: register(
                 &mut to,
@@ -195,7 +195,7 @@ impl Metrics {
         }
     }
 
-    /// A step of the signing keys' schedule that this node made.
+    /// A step in the life of a signing key, whoever made it.
     pub fn signing_key_step(&self, algorithm: Algorithm, step: &'static str) {
         self.signing_key_steps.get_or_create(&[("alg", algorithm.as_str()), ("step", step)]).inc();
     }

@@ -172,6 +172,7 @@ impl App {
         jobs.spawn(jobs::flush(services.clone(), finish.clone()));
         jobs.spawn(jobs::sweep(services.clone(), finish.clone()));
         jobs.spawn(jobs::rotate(services.clone(), finish.clone()));
+        jobs.spawn(jobs::watch_rotation(services.clone(), finish.clone()));
         if let Some(tls) = &tls {
             jobs.spawn(tls.clone().watch(Duration::from_secs(1), finish.clone()));
         }

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::keys::rotate::{Refusal, Turned};
 use crate::keys::{KeyState, Keys};
 use crate::store::signing_keys::{self, SigningKeyRow};
-use crate::store::{Committed, Db};
+use crate::store::{Committed, Db, StoreError};
 use crate::wire::Algorithm;
 
 /// Signing keys: list them, and change them before the schedule does
@@ -93,8 +93,8 @@ impl Desk {
         Ok(Self { config, db: opened.db, clock: opened.clock, keys })
     }
 
-    async fn rows(&self) -> Result<Vec<SigningKeyRow>, Failure> {
-        Ok(self.db.read(|conn| Box::pin(signing_keys::list(conn))).await?)
+    async fn rows(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
+        self.db.read(|conn| Box::pin(signing_keys::list(conn))).await
     }
 
     /// The key `kid`, its algorithm and its state.

@@ -1,20 +1,23 @@
 //! Using codes and refresh tokens up: one transaction each, which consumes, lets the grant judge what was consumed,
 //! keeps and records what comes of it, or takes the whole grant back (mechanisms.md, "Codes" and "Refresh tokens").
 
+use std::sync::Arc;
+
 use super::code::id_text;
-use super::draft::{Draft, Mint};
+use super::draft::{Draft, Mint, Minted};
 use super::revoke::revoke_grant;
-use super::{Facts, Judge, RefreshToken};
+use super::{Facts, Judge, RefreshToken, signer};
 use crate::audit::{self, Actor, Event};
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
+use crate::keys::KeyRing;
 use crate::nodes;
 use crate::secret::Id;
 use crate::store::grants::{self, Ends, GrantRow};
 use crate::store::{StoreError, Tx, users};
 use crate::users::User;
-use crate::wire::{GrantType, Scope};
+use crate::wire::{Algorithm, GrantType, Scope};
 
 /// What a person granted, as it was then.
 #[derive(Clone, Debug)]
@@ -207,11 +210,17 @@ struct Record {
     mint: Mint,
     actor: Actor,
     grant_type: GrantType,
+    ring: Arc<KeyRing>,
 }
 
 impl Record {
     fn new(cx: &Cx<'_>, mint: Mint, grant_type: GrantType) -> Self {
-        Self { actor: Actor::client(cx, &mint.client.client_id), mint, grant_type }
+        Self { actor: Actor::client(cx, &mint.client.client_id), mint, grant_type, ring: cx.keys.ring() }
+    }
+
+    /// What cannot be signed at this time is asked for again: everything is undone.
+    fn can_sign(&self, algorithm: Algorithm) -> Result<(), StoreError> {
+        signer(&self.ring, algorithm).map(drop).map_err(StoreError::Refused)
     }
 
     async fn renewed(
@@ -221,11 +230,15 @@ impl Record {
         grant: Grant,
         refresh: Option<RefreshToken>,
     ) -> Result<Outcome, StoreError> {
+        if let Minted::Jwt(algorithm) = draft.minted {
+            self.can_sign(algorithm)?;
+        }
         draft.keep(tx).await?;
         let wants_id_token =
             self.grant_type == GrantType::AuthorizationCode || self.mint.client.metadata.id_token_on_refresh;
         let openid = grant.scope.contains("openid") && self.mint.client.metadata.scope.contains("openid");
         let person = if wants_id_token && openid {
+            self.can_sign(self.mint.client.metadata.id_token_signed_response_alg)?;
             let row = users::find(tx, &grant.sub).await?;
             // A grant goes with its person, and was used up in this transaction.
             let row = row.ok_or_else(|| StoreError::Unfit("a grant of nobody".to_owned()))?;

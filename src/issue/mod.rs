@@ -20,7 +20,7 @@ use crate::clients::Client;
 use crate::clock::{Micros, SECOND};
 use crate::cx::Cx;
 use crate::error::{Code, Error, Result};
-use crate::keys::{Place, Signer, Typ};
+use crate::keys::{KeyRing, Place, Signer, Typ};
 use crate::resources::Resource;
 use crate::secret::Secret;
 use crate::wire::{Algorithm, Scope, TokenFormat};
@@ -181,13 +181,7 @@ pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<T
 async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {
     let (draft, access_token) = match draft.minted.clone() {
         Minted::Jwt(algorithm) => {
-            let token = loop {
-                let signer = signer(cx, algorithm)?;
-                let token = signer.sign(Typ::AccessToken, &draft.claims).await?;
-                if stands(cx, &signer) {
-                    break token;
-                }
-            };
+            let token = sign(cx, algorithm, Typ::AccessToken, &draft.claims).await?;
             (draft, Secret::new(token))
         }
         Minted::Opaque(token) => {
@@ -206,18 +200,25 @@ async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {
 /// What was used up for these tokens is gone, so from here on nothing is refused that can be waited for.
 async fn of_person(cx: &Cx<'_>, client: &Client, renewed: Renewed, mut places: Vec<Place>) -> Result<TokenResponse> {
     let Renewed { draft, grant, refresh, person } = renewed;
-    let access_token = match draft.minted.clone() {
-        Minted::Jwt(algorithm) => {
-            Secret::new(sign_at_last(cx, algorithm, &mut places, Typ::AccessToken, &draft.claims).await?)
+    let (access_token, id_token) = loop {
+        let (access_token, signed_by) = match draft.minted.clone() {
+            Minted::Jwt(algorithm) => {
+                let (token, signer) = sign_at_last(cx, algorithm, &mut places, Typ::AccessToken, &draft.claims).await?;
+                (Secret::new(token), Some(signer))
+            }
+            Minted::Opaque(token) => (token, None),
+        };
+        let id_token = if let Some(person) = &person {
+            let claims = IdClaims::of(cx, client, (person, &grant), access_token.expose());
+            let algorithm = client.metadata.id_token_signed_response_alg;
+            Some(Secret::new(sign_at_last(cx, algorithm, &mut places, Typ::Jwt, &claims).await?.0))
+        } else {
+            None
+        };
+        // The ID token waited, too, and it names this very access token (`at_hash`).
+        if signed_by.is_none_or(|signer| stands(cx, &signer)) {
+            break (access_token, id_token);
         }
-        Minted::Opaque(token) => token,
-    };
-    let id_token = if let Some(person) = person {
-        let claims = IdClaims::of(cx, client, (&person, &grant), access_token.expose());
-        let algorithm = client.metadata.id_token_signed_response_alg;
-        Some(Secret::new(sign_at_last(cx, algorithm, &mut places, Typ::Jwt, &claims).await?))
-    } else {
-        None
     };
     let refresh_token = refresh.map(|token| token.seal(&cx.mac));
     Ok(TokenResponse { refresh_token, id_token, ..reply(cx, draft, access_token)? })
@@ -236,10 +237,25 @@ fn reply(cx: &Cx<'_>, draft: Draft, access_token: Secret) -> Result<TokenRespons
     })
 }
 
-fn signer(cx: &Cx<'_>, algorithm: Algorithm) -> Result<Arc<Signer>> {
-    let found = cx.keys.ring().active(algorithm).cloned();
+/// A JWT of `claims`, for which nothing was used up.
+///
+/// # Errors
+/// 503 when no key of `algorithm` signs, or too many signatures wait.
+pub async fn sign<C: Serialize + Sync>(cx: &Cx<'_>, algorithm: Algorithm, typ: Typ, claims: &C) -> Result<String> {
+    loop {
+        let signer = signer(&cx.keys.ring(), algorithm)?;
+        let token = signer.sign(typ, claims).await?;
+        if stands(cx, &signer) {
+            return Ok(token);
+        }
+    }
+}
+
+fn signer(ring: &KeyRing, algorithm: Algorithm) -> Result<Arc<Signer>> {
     // An algorithm that was configured a moment ago: its first key signs when verifiers know it.
-    found.ok_or_else(|| Error::unavailable("No key of this algorithm signs yet; try again.", 10))
+    ring.active(algorithm)
+        .cloned()
+        .ok_or_else(|| Error::unavailable("No key of this algorithm signs at this time; try again.", 10))
 }
 
 /// Whether what `signer` signed may leave: while it waited for its turn, the key may have been revoked. One that began
@@ -265,16 +281,16 @@ fn places(cx: &Cx<'_>, client: &Client, id_token: bool) -> Result<Vec<Place>> {
 }
 
 /// Signs what something was used up for, at a place that was kept before; where that is not enough, a full queue is
-/// waited for as long as the request lasts.
+/// waited for as long as the request lasts. With the key that signed.
 async fn sign_at_last<C: Serialize + Sync>(
     cx: &Cx<'_>,
     algorithm: Algorithm,
     places: &mut Vec<Place>,
     typ: Typ,
     claims: &C,
-) -> Result<String> {
+) -> Result<(String, Arc<Signer>)> {
     loop {
-        let signer = signer(cx, algorithm)?;
+        let signer = signer(&cx.keys.ring(), algorithm)?;
         let kept = if signer.is_slow() { places.pop() } else { None };
         let place = match kept {
             Some(place) => Some(place),
@@ -287,7 +303,7 @@ async fn sign_at_last<C: Serialize + Sync>(
         };
         let token = signer.sign_at(place, typ, claims).await?;
         if stands(cx, &signer) {
-            return Ok(token);
+            return Ok((token, signer));
         }
     }
 }

@@ -63,18 +63,27 @@ impl Keys {
         Algorithm::ALL.iter().filter_map(next).collect()
     }
 
-    /// Reads all keys anew.
+    /// Reads all keys anew: those whose state is another one than before, each with its algorithm; none at the start.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn reload(&self, conn: &mut Conn) -> Result<(), StoreError> {
+    pub async fn reload(&self, conn: &mut Conn) -> Result<Vec<(Algorithm, KeyState)>, StoreError> {
         let before = self.ring();
-        let rows = signing_keys::live(conn).await?;
-        // One row that does not open must not take the others with it; its tokens are dead and its algorithm rests.
+        let mut rows = signing_keys::list(conn).await?;
+        let passed = |row: &SigningKeyRow| {
+            let (algorithm, state): (Algorithm, KeyState) = (row.alg.parse().ok()?, row.state.parse().ok()?);
+            let was = before.public(&row.kid).map(|entry| entry.state);
+            // What ended before this node knew it is history.
+            let is_new = was.map_or(state.verifies(), |was| was != state);
+            (is_new && !before.entries().is_empty()).then_some((algorithm, state))
+        };
+        let passed = rows.iter().filter_map(passed).collect();
+        rows.retain(|row| row.state.parse().is_ok_and(KeyState::verifies));
+        // One row that cannot be read must not take the others with it; its tokens are dead and its algorithm rests.
         let read =
             |row| self.entry(row, &before).inspect_err(|cause| tracing::error!(%cause, "a key is left out")).ok();
         self.ring.store(Arc::new(KeyRing::new(rows.into_iter().filter_map(read).collect())));
-        Ok(())
+        Ok(passed)
     }
 
     fn entry(&self, row: SigningKeyRow, before: &KeyRing) -> Result<KeyEntry, StoreError> {
@@ -86,14 +95,10 @@ impl Keys {
         let signer = match known {
             _ if !state.signs() => None,
             Some(signer) => Some(signer),
-            None => {
-                let sealed = row.sealed.ok_or_else(|| unfit(&"its private half is gone"))?;
-                let pkcs8 =
-                    self.master.open(SIGNING_KEY, row.kid.as_bytes(), &sealed).map_err(|cause| unfit(&cause))?;
-                let pair = KeyPair::from_pkcs8(algorithm, &pkcs8).map_err(|cause| unfit(&cause))?;
-                let signer = Signer::new(&row.kid, &row.alg_name, pair, self.queue.clone());
-                Some(Arc::new(signer.map_err(|cause| unfit(&cause))?))
-            }
+            // What it signed elsewhere is good: its public half is all that this takes.
+            None => (self.signer(&row, algorithm).map(Arc::new))
+                .inspect_err(|cause| tracing::error!(kid = row.kid, %cause, "a signing key cannot sign here"))
+                .ok(),
         };
         Ok(KeyEntry {
             public: PublicJwk::parse(row.public_jwk.as_bytes()).map_err(|cause| unfit(&cause))?,
@@ -105,6 +110,14 @@ impl Keys {
             times: row.times,
             signer,
         })
+    }
+
+    fn signer(&self, row: &SigningKeyRow, algorithm: Algorithm) -> Result<Signer, StoreError> {
+        let unfit = |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("its private half: {cause}"));
+        let sealed = row.sealed.as_deref().ok_or_else(|| unfit(&"it is gone"))?;
+        let pkcs8 = self.master.open(SIGNING_KEY, row.kid.as_bytes(), sealed).map_err(|cause| unfit(&cause))?;
+        let pair = KeyPair::from_pkcs8(algorithm, &pkcs8).map_err(|cause| unfit(&cause))?;
+        Signer::new(&row.kid, &row.alg_name, pair, self.queue.clone()).map_err(|cause| unfit(&cause))
     }
 
     /// Makes the keys of every configured algorithm at the first start: one that signs at once, because no verifier can
@@ -154,7 +167,8 @@ impl Keys {
         let Some(due) = self.schedule.next(algorithm, &lives(&rows, algorithm)).filter(|due| due.at <= now) else {
             return Ok(Committed { value: None, seq: None });
         };
-        let fresh = if due.step == Step::Retire { None } else { Some(self.make(algorithm).await?) };
+        let takes_a_key = matches!(due.step, Step::Publish | Step::Activate);
+        let fresh = if takes_a_key { Some(self.make(algorithm).await?) } else { None };
         let turn = self.turn(algorithm, Actor::system());
         db.write(move |tx| Box::pin(async move { turn.step(tx, fresh).await })).await
     }

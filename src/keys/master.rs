@@ -109,16 +109,16 @@ impl MasterKeys {
     ///
     /// # Errors
     /// [`StoreError`] of the database.
-    pub async fn decide(&self, tx: &mut Tx) -> Result<String, StoreError> {
-        meta::decide(tx, SEALS, &mark(self.newest())).await
+    pub async fn decide(&self, conn: &mut Conn) -> Result<String, StoreError> {
+        meta::decide(conn, SEALS, &mark(self.newest())).await
     }
 
     /// The key that seals; the newest, where nothing was sealed yet. It stays that until the transaction ends.
     ///
     /// # Errors
     /// [`StoreError::Unfit`] when it is not one of these keys.
-    pub async fn sealing(&self, tx: &mut Tx) -> Result<&MasterKey, StoreError> {
-        let mark = self.decide(tx).await?;
+    pub async fn sealing(&self, conn: &mut Conn) -> Result<&MasterKey, StoreError> {
+        let mark = self.decide(conn).await?;
         let found = self.0.iter().find(|key| crate::secret::equal(self::mark(key).as_bytes(), mark.as_bytes()));
         found.ok_or_else(|| {
             let id = mark.split(' ').next().unwrap_or_default();
@@ -176,8 +176,8 @@ pub enum Turned {
     Lacking(usize),
 }
 
-/// Makes the newest of `keys` the one that seals, unless a running server does not have it. A server that starts at
-/// the same time has told its keys before, or hears in [`confirm`] that it lacks one.
+/// Makes the newest of `keys` the one that seals, unless a running server does not have it. A server that has no lease at
+/// this moment is not seen: it tells its keys and asks for [`MasterKeys::sealing`] before it counts on its next one.
 ///
 /// # Errors
 /// [`StoreError::Unfit`] when `keys` lack the one that seals now; [`StoreError`] of the database.
@@ -205,14 +205,6 @@ pub async fn turn(db: &Db, keys: Arc<MasterKeys>) -> Result<Turned, StoreError> 
         })
     });
     turned.await.map(|committed| committed.value)
-}
-
-/// Makes sure that `keys` have the one that seals, for a server that has told which keys it has.
-///
-/// # Errors
-/// As [`MasterKeys::sealing`].
-pub async fn confirm(db: &Db, keys: Arc<MasterKeys>) -> Result<(), StoreError> {
-    db.write(move |tx| Box::pin(async move { keys.sealing(tx).await.map(drop) })).await.map(drop)
 }
 
 /// What [`reseal`] did.

@@ -47,8 +47,8 @@ impl Plan<'_> {
         let due = self.schedule.next(self.algorithm, self.keys).filter(|due| due.at <= self.now)?;
         let over = |key: &&Life| key.state == KeyState::Retiring && key.times.remove_at <= self.now;
         let moves = match due.step {
-            Step::Publish => vec![self.publish()],
-            Step::Activate => self.switch(),
+            Step::Publish => self.publish(),
+            Step::Activate | Step::End => self.switch(),
             Step::Retire => self.keys.iter().filter(over).map(|key| pass(key, KeyState::Retired, key.times)).collect(),
         };
         Some((due.step, moves))
@@ -78,7 +78,7 @@ impl Plan<'_> {
     }
 
     /// A key whose private half somebody else may have leaves the JWKS. Where it was the active one the standby takes
-    /// over, known or not; without a standby, a new key. `None`: the JWKS does not have `kid`.
+    /// over, known or not; without a standby, a new key, if its algorithm has any. `None`: the JWKS does not have `kid`.
     pub fn revoke(&self, kid: &str) -> Option<Vec<Move>> {
         let leaked = self.keys.iter().find(|key| key.kid == kid && key.state.verifies())?;
         let others: Vec<Life> = self.keys.iter().filter(|key| key.kid != kid).cloned().collect();
@@ -86,7 +86,7 @@ impl Plan<'_> {
             (Plan { keys: &others, ..*self }, vec![pass(leaked, KeyState::Revoked, ended(self.now, leaked.times))]);
         match leaked.state {
             KeyState::Active => moves.extend(others.switch()),
-            KeyState::Published => moves.push(others.publish()),
+            KeyState::Published => moves.extend(others.publish()),
             _ => {}
         }
         Some(moves)
@@ -96,11 +96,11 @@ impl Plan<'_> {
     pub fn adopt(&self) -> Vec<Move> {
         let standby = self.in_state(KeyState::Published);
         let left = standby.map(|standby| pass(standby, KeyState::Retired, ended(self.now, standby.times)));
-        left.into_iter().chain([self.publish()]).collect()
+        left.into_iter().chain(self.publish()).collect()
     }
 
     /// The active key begins to retire and the standby takes over, with a new one behind it; without a standby, a new
-    /// key takes over.
+    /// key takes over. Of an algorithm that is not configured there are no new ones.
     fn switch(&self) -> Vec<Move> {
         let active = self.in_state(KeyState::Active);
         let retiring = active.map(|active| {
@@ -111,18 +111,21 @@ impl Plan<'_> {
         let published_at = standby.map_or(self.now, |standby| standby.times.published_at);
         let times = self.schedule.active(self.algorithm, self.now, published_at);
         if let Some(standby) = standby {
-            let next = self.schedule.standby(self.algorithm, self.now, Some(&times));
-            let next = Move::Add { state: KeyState::Published, times: next };
-            moves.extend([pass(standby, KeyState::Active, times), next]);
+            moves.push(pass(standby, KeyState::Active, times));
+            moves.extend(self.add(KeyState::Published, self.schedule.standby(self.algorithm, self.now, Some(&times))));
         } else {
-            moves.push(Move::Add { state: KeyState::Active, times });
+            moves.extend(self.add(KeyState::Active, times));
         }
         moves
     }
 
-    fn publish(&self) -> Move {
+    fn publish(&self) -> Vec<Move> {
         let active = self.in_state(KeyState::Active).map(|active| &active.times);
-        Move::Add { state: KeyState::Published, times: self.schedule.standby(self.algorithm, self.now, active) }
+        self.add(KeyState::Published, self.schedule.standby(self.algorithm, self.now, active)).into_iter().collect()
+    }
+
+    fn add(&self, state: KeyState, times: Times) -> Option<Move> {
+        self.schedule.has(self.algorithm).then_some(Move::Add { state, times })
     }
 
     fn in_state(&self, state: KeyState) -> Option<&Life> {
@@ -132,4 +135,49 @@ impl Plan<'_> {
 
 fn pass(key: &Life, to: KeyState, times: Times) -> Move {
     Move::Pass { key: key.clone(), to, times }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SECOND;
+    use crate::keys::model::schedule;
+
+    /// Its keys live to their ends, and a leak is one.
+    #[test]
+    fn an_algorithm_that_is_not_configured_gets_no_key() {
+        let (schedule, then) = (schedule(), 1_000_000 * SECOND);
+        let (configured, other) = (Algorithm::EdDsa, Algorithm::Es256);
+        let first = schedule.active(configured, then, then);
+        let key = |kid: &str, state, times| Life { kid: kid.to_owned(), state, times };
+        let active = key("a", KeyState::Active, first);
+        let standby = key("b", KeyState::Published, schedule.standby(configured, then, Some(&first)));
+        let last = [active.clone()];
+        let both = [active, standby];
+        let plan = |algorithm, keys| Plan { schedule: &schedule, algorithm, now: first.retire_at, keys };
+        let adds = |moves: &[Move]| moves.iter().filter(|made| matches!(made, Move::Add { .. })).count();
+        let passes = |moves: &[Move]| -> Vec<KeyState> {
+            let to = |made: &Move| if let Move::Pass { to, .. } = made { Some(*to) } else { None };
+            moves.iter().filter_map(to).collect()
+        };
+
+        let (step, moves) = plan(other, &both).step().unwrap();
+        assert_eq!((step, passes(&moves)), (Step::Activate, vec![KeyState::Retiring, KeyState::Active]));
+        assert_eq!((adds(&moves), adds(&plan(configured, &both).step().unwrap().1)), (0, 1));
+        let (step, moves) = plan(other, &last).step().unwrap();
+        assert_eq!((step, passes(&moves), adds(&moves)), (Step::End, vec![KeyState::Retiring], 0));
+        assert_eq!(plan(configured, &last).step().unwrap().0, Step::Publish);
+        assert_eq!(Plan { now: first.retire_at - 1, ..plan(other, &last) }.step(), None);
+
+        for (keys, kid, expected) in [
+            (&last[..], "a", vec![KeyState::Revoked]),
+            (&both[..], "a", vec![KeyState::Revoked, KeyState::Active]),
+            (&both[..], "b", vec![KeyState::Revoked]),
+        ] {
+            let moves = plan(other, keys).revoke(kid).unwrap();
+            assert_eq!((passes(&moves), adds(&moves)), (expected.clone(), 0));
+            let moves = plan(configured, keys).revoke(kid).unwrap();
+            assert_eq!((passes(&moves), adds(&moves)), (expected, 1));
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub struct KeyEntry {
     pub times: Times,
     /// The public half.
     pub public: PublicJwk,
-    /// The private half, where this process has opened it: of keys that sign, or will.
+    /// The private half of keys that sign, or will; `None` also where this process cannot open it.
     pub signer: Option<Arc<Signer>>,
 }
 

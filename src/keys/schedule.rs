@@ -3,7 +3,8 @@
 //!
 //! published → active → retiring → retired. Each configured algorithm has an active key and a published one, its standby.
 //! When the active key's time is over the standby takes over, and the next standby is published in the same
-//! transaction. The old key stays published until the last of its tokens has expired.
+//! transaction. The old key stays published until the last of its tokens has expired. An algorithm that was taken out of
+//! the configuration gets no new key, and the ones that it has live to their ends.
 //!
 //! Why no verifier that goes by the JWKS's `max-age` meets a key that it does not know (reliability.md I5): a key signs
 //! only when it has been published for `lead`, which is the cache time, and longer than a commit and a lease may take.
@@ -44,6 +45,17 @@ impl KeyState {
     pub fn signs(self) -> bool {
         matches!(self, Self::Published | Self::Active)
     }
+
+    /// What brings a key into this state: a word of [`Step`], or `revoke`.
+    pub fn reached_by(self) -> &'static str {
+        match self {
+            Self::Published => Step::Publish.as_str(),
+            Self::Active => Step::Activate.as_str(),
+            Self::Retiring => Step::End.as_str(),
+            Self::Retired => Step::Retire.as_str(),
+            Self::Revoked => "revoke",
+        }
+    }
 }
 
 vocabulary! {
@@ -53,6 +65,8 @@ vocabulary! {
         Publish = "publish",
         /// The standby takes over, the active key begins to retire, and the next standby is published.
         Activate = "activate",
+        /// The active key begins to retire, with none after it: its algorithm was taken out of the configuration.
+        End = "end",
         /// A key whose tokens have expired leaves the JWKS.
         Retire = "retire",
     }
@@ -105,17 +119,23 @@ impl Schedule {
         &self.algorithms
     }
 
+    /// Whether keys of `algorithm` are made.
+    pub fn has(&self, algorithm: Algorithm) -> bool {
+        self.algorithms.contains(&algorithm)
+    }
+
     /// The next step for the keys of `algorithm`, if there is ever one. `keys` may hold those of any state.
     pub fn next(&self, algorithm: Algorithm, keys: &[Life]) -> Option<Due> {
-        let has_active = keys.iter().any(|key| key.state == KeyState::Active);
+        let active = keys.iter().find(|key| key.state == KeyState::Active);
         let standby = match keys.iter().find(|key| key.state == KeyState::Published) {
             Some(standby) => {
                 let known = self.known_from(&standby.times);
                 // While nobody signs, only the verifiers are waited for.
-                let at = if has_active { known.max(standby.times.activate_at) } else { known };
+                let at = if active.is_some() { known.max(standby.times.activate_at) } else { known };
                 Some(Due { step: Step::Activate, at })
             }
-            None => self.algorithms.contains(&algorithm).then_some(Due { step: Step::Publish, at: 0 }),
+            None if self.has(algorithm) => Some(Due { step: Step::Publish, at: 0 }),
+            None => active.map(|active| Due { step: Step::End, at: active.times.retire_at }),
         };
         let retiring = keys.iter().filter(|key| key.state == KeyState::Retiring);
         let retire = retiring.map(|key| Due { step: Step::Retire, at: key.times.remove_at });

@@ -11,7 +11,6 @@ use super::{FOREVER, LEASE, MOST_SKEW, RENEW, SQLITE_POLL, StartError};
 use crate::claims::Mappers;
 use crate::clock::{Micros, SECOND, micros};
 use crate::cx::Services;
-use crate::keys::master;
 use crate::resources::Catalog;
 use crate::store::feed::{self, Change, Follower, Kind};
 use crate::store::nodes::NodeRow;
@@ -31,8 +30,7 @@ async fn join_now(services: &Services) -> Result<Follower, StartError> {
     let mut follower = Follower::new(&services.db).await?;
     let started = follow_clock(services, &mut follower).await?;
     renew(services, &mut follower).await?;
-    // Whoever changes the key that seals from here on sees in our row which ones we have.
-    master::confirm(&services.db, services.keys.master().clone()).await?;
+    confirm(services, &mut follower).await?;
     let head = feed::head(follower.conn()).await?;
     reload(services, &mut follower).await?;
     node.applied.send_replace(head);
@@ -108,11 +106,16 @@ async fn step(services: &Services, follower: &mut Follower, renewing: bool) -> R
         if follower.stirred().await? {
             catch_up(services, follower).await?;
         }
-        if let Some(started) = started {
-            services.node.extend(started);
-        }
+        // Nobody waits for a node that has no lease and gets none.
         if services.node.applied() > applied {
             publish_applied(services, follower).await?;
+        }
+        if let Some(started) = started {
+            // Between two leases nobody saw which master keys we have.
+            if services.node.lease_remaining() <= 0 {
+                confirm(services, follower).await?;
+            }
+            services.node.extend(started);
         }
         Ok(())
     };
@@ -170,6 +173,13 @@ async fn renew(services: &Services, follower: &mut Follower) -> Result<(), Store
         master_keys: services.keys.master().ids(),
     };
     follower.write(&services.db, move |conn| Box::pin(async move { nodes::renew(conn, &row).await })).await
+}
+
+/// Makes sure that we have the master key that seals. Whoever makes another the one that seals from here on sees in our
+/// row, which was written before, which ones we have.
+async fn confirm(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    let keys = services.keys.master().clone();
+    follower.write(&services.db, move |conn| Box::pin(async move { keys.sealing(conn).await.map(drop) })).await
 }
 
 async fn publish_applied(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
@@ -246,7 +256,7 @@ async fn apply(services: &Services, follower: &mut Follower, changes: &[Change])
         services.resources.store(Arc::new(catalog.with_built_in(&services.issuer)));
     }
     if keys {
-        services.keys.reload(follower.conn()).await?;
+        reload_keys(services, follower).await?;
     }
     Ok(())
 }
@@ -257,7 +267,13 @@ async fn reload(services: &Services, follower: &mut Follower) -> Result<(), Stor
     services.claim_mappers.store(Arc::new(Mappers::load(conn).await?));
     let catalog = Catalog::load(conn).await?;
     services.resources.store(Arc::new(catalog.with_built_in(&services.issuer)));
-    services.keys.reload(conn).await?;
     services.revocations.learn(revocations::all(conn, services.clock.now()).await?);
+    reload_keys(services, follower).await
+}
+
+async fn reload_keys(services: &Services, follower: &mut Follower) -> Result<(), StoreError> {
+    for (algorithm, state) in services.keys.reload(follower.conn()).await? {
+        services.metrics.signing_key_step(algorithm, state.reached_by());
+    }
     Ok(())
 }

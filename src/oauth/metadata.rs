@@ -1,7 +1,7 @@
 //! The discovery documents (RFC 8414, OpenID Connect Discovery) and the key set: rendered once per change of what
 //! they say, and derived from the vocabularies, so that they cannot drift from what works.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use axum::extract::State;
@@ -22,18 +22,19 @@ use crate::wire::{
     USERINFO_PATH,
 };
 
-/// The documents as last rendered, each with the snapshot that it shows.
+/// The documents as last rendered, each with the snapshot that it shows. Of the keys only as a mark: a document must not
+/// keep the private half of a key that has gone.
 pub struct Published {
     /// How long a verifier may keep them, in seconds.
     max_age: u32,
-    jwks: ArcSwapOption<(Arc<KeyRing>, Document)>,
+    jwks: ArcSwapOption<(Weak<KeyRing>, Document)>,
     discovery: ArcSwapOption<Discovered>,
 }
 
 /// Discovery as last rendered, with the snapshots that it shows.
 struct Discovered {
     catalog: Arc<Catalog>,
-    ring: Arc<KeyRing>,
+    ring: Weak<KeyRing>,
     document: Document,
 }
 
@@ -43,12 +44,12 @@ impl Published {
         Self { max_age, jwks: ArcSwapOption::empty(), discovery: ArcSwapOption::empty() }
     }
 
-    fn jwks(&self, ring: Arc<KeyRing>) -> Arc<(Arc<KeyRing>, Document)> {
+    fn jwks(&self, ring: &Arc<KeyRing>) -> Arc<(Weak<KeyRing>, Document)> {
         match self.jwks.load_full() {
-            Some(last) if Arc::ptr_eq(&last.0, &ring) => last,
+            Some(last) if shows(&last.0, ring) => last,
             _ => {
                 let document = Document::new(ring.jwks().clone(), "application/jwk-set+json", self.max_age);
-                let rendered = Arc::new((ring, document));
+                let rendered = Arc::new((Arc::downgrade(ring), document));
                 self.jwks.store(Some(rendered.clone()));
                 rendered
             }
@@ -58,11 +59,11 @@ impl Published {
     fn discovery(&self, services: &Services) -> Arc<Discovered> {
         let (catalog, ring) = (services.resources.load_full(), services.keys.ring());
         match self.discovery.load_full() {
-            Some(last) if Arc::ptr_eq(&last.catalog, &catalog) && Arc::ptr_eq(&last.ring, &ring) => last,
+            Some(last) if Arc::ptr_eq(&last.catalog, &catalog) && shows(&last.ring, &ring) => last,
             _ => {
                 let text = serde_json::to_vec(&Discovery::of(services, &catalog, &ring)).unwrap_or_default();
                 let document = Document::new(text, "application/json", self.max_age);
-                let rendered = Arc::new(Discovered { catalog, ring, document });
+                let rendered = Arc::new(Discovered { catalog, ring: Arc::downgrade(&ring), document });
                 self.discovery.store(Some(rendered.clone()));
                 rendered
             }
@@ -70,12 +71,17 @@ impl Published {
     }
 }
 
+/// Whether `mark` is of this snapshot: while there is a mark, no other has its place in memory.
+fn shows(mark: &Weak<KeyRing>, ring: &Arc<KeyRing>) -> bool {
+    std::ptr::eq(mark.as_ptr(), Arc::as_ptr(ring))
+}
+
 pub(super) async fn jwks(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
     let ring = oauth.services.keys.ring();
     // A node that is cut off from its database does not know which keys were published since: its copy is to be asked
     // for again, or a verifier could keep it until one of them signs.
     let is_current = oauth.services.node.lease_remaining() > 0;
-    let mut response = oauth.published.jwks(ring).1.respond(&headers, is_current);
+    let mut response = oauth.published.jwks(&ring).1.respond(&headers, is_current);
     cors::allow_any(response.headers_mut());
     response
 }

@@ -71,11 +71,7 @@ async fn answer(cx: &Cx<'_>, token: &str, caller: &mut Option<Arc<Client>>) -> R
     let told = claims(cx, granted, &client, &user).await?;
     let response = match client.metadata.userinfo_signed_response_alg {
         None => render::json(StatusCode::OK, &told),
-        Some(algorithm) => {
-            let keys = cx.keys.ring();
-            let signer = keys.active(algorithm).ok_or_else(|| Error::internal(format!("no active {algorithm} key")))?;
-            signed(signer.sign(Typ::Jwt, &for_client(cx, &client, told)).await?)
-        }
+        Some(algorithm) => signed(issue::sign(cx, algorithm, Typ::Jwt, &for_client(cx, &client, told)).await?),
     };
     // The last thing before the answer: without a lease this node does not know what was revoked elsewhere.
     cx.require_lease()?;

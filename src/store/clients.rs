@@ -19,6 +19,7 @@ queries! {
             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (client_id) DO UPDATE SET metadata = excluded.metadata, \
             disabled = excluded.disabled, managed_by = excluded.managed_by, updated_at = excluded.updated_at";
     DELETE = "DELETE FROM clients WHERE client_id = $1";
+    PAGE = "SELECT client_id, metadata, disabled, managed_by FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
     IDS = "SELECT client_id FROM clients WHERE client_id > $1 ORDER BY client_id LIMIT $2";
     CREDENTIALS = "SELECT id, client_id, kind, label, value, expires_at, last_used_at \
                    FROM credentials WHERE client_id = $1 ORDER BY created_at, label";
@@ -78,6 +79,11 @@ pub async fn find(conn: &mut Conn, client_id: &str) -> Result<Option<(ClientRow,
 pub async fn ids(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<String>, StoreError> {
     let rows: Vec<(String,)> = fetch!(all, conn, IDS, after, limit)?;
     Ok(rows.into_iter().map(|(id,)| id).collect())
+}
+
+/// The next `limit` clients after the id `after`, in order; the empty text is before all of them.
+pub async fn page(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<ClientRow>, StoreError> {
+    fetch!(all, conn, PAGE, after, limit)
 }
 
 /// All clients with their credentials, by `client_id`.

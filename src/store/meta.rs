@@ -12,8 +12,8 @@ queries! {
 
 /// Sets `key` unless it is set, and gives what it is now: the first of several nodes decides. Until this transaction
 /// ends nobody makes it another.
-pub async fn decide(tx: &mut Tx, key: &str, value: &str) -> Result<String, StoreError> {
-    let (now,): (String,) = fetch!(one, tx, DECIDE, key, value)?;
+pub async fn decide(conn: &mut Conn, key: &str, value: &str) -> Result<String, StoreError> {
+    let (now,): (String,) = fetch!(one, conn, DECIDE, key, value)?;
     Ok(now)
 }
 

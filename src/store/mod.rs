@@ -38,6 +38,7 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, Micros};
 use crate::config;
+use crate::error;
 use crate::secret::Secret;
 
 /// Where the database is.
@@ -83,6 +84,9 @@ pub enum StoreError {
     /// The database is not what this binary expects.
     #[error("{0}")]
     Unfit(String),
+    /// The change was begun and undone, because of what this says to who asked for it.
+    #[error(transparent)]
+    Refused(error::Error),
 }
 
 impl StoreError {
@@ -129,7 +133,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-impl From<StoreError> for crate::error::Error {
+impl From<StoreError> for error::Error {
     /// Fail closed: a database that is gone is 503, a statement that failed is 500.
     fn from(cause: StoreError) -> Self {
         match cause {
@@ -137,6 +141,7 @@ impl From<StoreError> for crate::error::Error {
                 Self::unavailable("The database is not available; try again.", 2).because(cause)
             }
             StoreError::Statement(_) | StoreError::Unfit(_) => Self::internal(cause),
+            StoreError::Refused(error) => error,
         }
     }
 }

@@ -417,6 +417,28 @@ both! {
             assert!(table.contains(key["kid"].as_str().unwrap()));
             assert!(key["created_at"].as_str().unwrap().ends_with('Z'));
         }
+        // What the schedule has for each, by the times of its row.
+        node.run(&["keys", "rotate", "--now"]).fine();
+        let old = crate::keys::listed(&node, "EdDSA", "retiring");
+        node.run(&["keys", "retire", &old, "--yes"]).fine();
+        let (listed, table) = (node.run(&["keys", "list", "--json"]).fine().json(), node.run(&["keys", "list"]).fine().stdout);
+        let mut states = std::collections::BTreeSet::new();
+        for key in listed.as_array().unwrap() {
+            let [published, activate, retire, remove] =
+                ["published_at", "activate_at", "retire_at", "remove_at"].map(|time| key[time].as_str().unwrap());
+            assert!(published <= activate && activate <= retire && retire <= remove, "{key}");
+            let (kid, state) = (key["kid"].as_str().unwrap(), key["state"].as_str().unwrap());
+            let next = match state {
+                "published" => format!("signs from {activate}"),
+                "active" => format!("signs until {retire}"),
+                "retiring" => format!("good until {remove}"),
+                _ => format!("ended {remove}"),
+            };
+            let line = table.lines().find(|line| line.starts_with(kid)).unwrap();
+            assert!(line.ends_with(&next) && line.contains(&format!(" {state} ")), "{next}: {line}");
+            states.insert(state);
+        }
+        assert_eq!(states.into_iter().collect::<Vec<_>>(), ["active", "published", "retired", "retiring"]);
     }
 }
 

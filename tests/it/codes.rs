@@ -184,6 +184,50 @@ pub fn redeeming(code: &str) -> [(&str, &str); 4] {
     [("grant_type", "authorization_code"), ("code", code), ("redirect_uri", CALLBACK), ("code_verifier", VERIFIER)]
 }
 
+/// Takes the key that signs with `alg` away, or gives it back, as this node knows it.
+async fn signs(scene: &Scene, alg: &str, does: bool) {
+    let (from, to) = if does { ("retiring", "active") } else { ("active", "retiring") };
+    let sql = format!("UPDATE signing_keys SET state = '{to}' WHERE alg = '{alg}' AND state = '{from}'");
+    execute(&scene.server.place, &sql).await;
+    let services = scene.server.services.clone();
+    let read = services.clone();
+    services.db.read(move |conn| Box::pin(async move { read.keys.reload(conn).await })).await.unwrap();
+}
+
+both! {
+    /// An algorithm that was configured a moment ago has no key that signs yet.
+    async fn what_cannot_be_signed_now_uses_up_no_code_and_no_refresh_token(engine) {
+        let scene = Scene::new(engine).await;
+        // The access token's, and the ID token's.
+        for alg in ["EdDSA", "RS256"] {
+            decided(1, async |_| {
+                let granted = || Granted { scope: "openid orders:read", ..Granted::default() };
+                let code = scene.code(granted()).await;
+                signs(&scene, alg, false).await;
+                let refused = scene.redeem(WEB, &redeeming(&code)).await;
+                refused.assert_error(503, "temporarily_unavailable");
+                assert!(refused.header("retry-after").is_some());
+                signs(&scene, alg, true).await;
+                let answer = scene.redeem(WEB, &redeeming(&code)).await;
+                if answer.status == 503 {
+                    return false;
+                }
+                assert_eq!(answer.status, 200, "{alg}: {}", answer.text);
+                let refresh = answer.json["refresh_token"].as_str().unwrap();
+                let generations = "SELECT CAST(SUM(generation) AS BIGINT) FROM grants";
+                let (before, form) = (number(&scene.server.place, generations).await, [("grant_type", "refresh_token"), ("refresh_token", refresh)]);
+                signs(&scene, "EdDSA", false).await;
+                scene.redeem(WEB, &form).await.assert_error(503, "temporarily_unavailable");
+                assert_eq!(number(&scene.server.place, generations).await, before);
+                signs(&scene, "EdDSA", true).await;
+                let answer = scene.redeem(WEB, &form).await;
+                assert!([200, 503].contains(&answer.status), "{}", answer.text);
+                answer.status == 200
+            }).await;
+        }
+    }
+}
+
 /// A server with clients, a person, and a way to get codes.
 pub struct Scene {
     pub server: Server,

@@ -6,14 +6,19 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sealwright::audit::Actor;
 use sealwright::keys::MasterKeys;
 use sealwright::keys::master::SIGNING_KEY;
+use sealwright::secret::sha256;
 use sealwright::wire::Algorithm;
 use tokio::sync::oneshot;
 
+use crate::browser::Browser;
 use crate::codes::{Granted, Scene, WEB, redeeming};
-use crate::keys::{active, advance, grow, hurried, is_active, listed, published, serving};
+use crate::keys::{active, advance, grow, hurried, is_active, is_settled, listed, published, serving};
+use crate::people::{ADA, PEOPLE, tokens_with};
 use crate::process::Node;
 use crate::support::{Answer, EXAMPLE, Engine, MASTER_KEY, SECRET, Server, TOKEN, both, part, until};
 
@@ -26,10 +31,15 @@ fn with_one_signing_thread(test: impl Future<Output = ()>) {
     runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap().block_on(test);
 }
 
-/// The answer to `request` whose RS256 signature waited while its key was revoked, and the `kid` of that key.
-async fn revoked_while_it_waits(server: &Server, request: impl Future<Output = Answer>) -> (Answer, String) {
+/// The answer to `request` whose RS256 signature waited while the key of `algorithm` was revoked, and that one's `kid`.
+async fn revoked_while_it_waits(
+    server: &Server,
+    algorithm: Algorithm,
+    request: impl Future<Output = Answer>,
+) -> (Answer, String) {
     let services = &server.services;
     let signer = services.keys.ring().active(Algorithm::Rs256).unwrap().clone();
+    let leaked = services.keys.ring().active(algorithm).unwrap().kid().to_owned();
     let (release, held) = mpsc::channel::<()>();
     let (begun, begins) = oneshot::channel();
     let holding = tokio::task::spawn_blocking(move || {
@@ -45,12 +55,11 @@ async fn revoked_while_it_waits(server: &Server, request: impl Future<Output = A
     };
     if early.is_none() {
         // As a command of another process does it; making the next key would need the thread that is held.
-        let leaked = signer.kid();
-        server
-            .place
-            .run(&format!("UPDATE signing_keys SET state = 'revoked', sealed = NULL WHERE kid = '{leaked}'"))
-            .await;
-        server.place.run("UPDATE signing_keys SET state = 'active' WHERE state = 'published' AND alg = 'RS256'").await;
+        let revoke = format!("UPDATE signing_keys SET state = 'revoked', sealed = NULL WHERE kid = '{leaked}'");
+        server.place.run(&revoke).await;
+        let standby =
+            format!("UPDATE signing_keys SET state = 'active' WHERE state = 'published' AND alg = '{algorithm}'");
+        server.place.run(&standby).await;
         let keys = services.clone();
         services.db.read(move |conn| Box::pin(async move { keys.keys.reload(conn).await })).await.unwrap();
     }
@@ -60,7 +69,7 @@ async fn revoked_while_it_waits(server: &Server, request: impl Future<Output = A
         None => request.await,
     };
     holding.await.unwrap();
-    (answer, signer.kid().to_owned())
+    (answer, leaked)
 }
 
 /// Tries again where a busy machine lost its lease: then nothing is answered.
@@ -75,9 +84,9 @@ async fn until_answered(mut attempt: impl AsyncFnMut() -> (Answer, String)) -> (
 }
 
 #[track_caller]
-fn signed_by_another(token: &serde_json::Value, leaked: &str) {
-    let header = part(token.as_str().unwrap(), 0);
-    assert_eq!(header["alg"], "RS256");
+fn signed_by_another(token: &str, algorithm: Algorithm, leaked: &str) {
+    let header = part(token, 0);
+    assert_eq!(header["alg"], algorithm.as_str());
     assert_ne!(header["kid"], leaked, "signed by a key that was revoked before the answer");
 }
 
@@ -90,24 +99,63 @@ fn what_a_key_signed_that_was_revoked_meanwhile_does_not_leave_access_tokens() {
             let form = [("grant_type", "client_credentials")];
             // An imported secret is hashed once, and known then: that, too, would wait.
             until("a token", async || server.post(TOKEN, Some(WORKER), &form).await.status == 200).await;
-            revoked_while_it_waits(&server, server.post(TOKEN, Some(WORKER), &form)).await
+            revoked_while_it_waits(&server, Algorithm::Rs256, server.post(TOKEN, Some(WORKER), &form)).await
         })
         .await;
-        signed_by_another(&answer.json["access_token"], &leaked);
+        signed_by_another(answer.json["access_token"].as_str().unwrap(), Algorithm::Rs256, &leaked);
     });
 }
 
 #[test]
 fn what_a_key_signed_that_was_revoked_meanwhile_does_not_leave_id_tokens() {
     with_one_signing_thread(async {
+        let (answer, leaked) = until_answered(async || redeemed_while_it_waits(Algorithm::Rs256).await).await;
+        signed_by_another(answer.json["id_token"].as_str().unwrap(), Algorithm::Rs256, &leaked);
+    });
+}
+
+/// A code is redeemed, and the key of `algorithm` is revoked while the ID token waits.
+async fn redeemed_while_it_waits(algorithm: Algorithm) -> (Answer, String) {
+    let scene = Scene::new(Engine::Sqlite).await;
+    scene.tokens(Granted::default()).await;
+    let code = scene.code(Granted { scope: "openid orders:read", ..Granted::default() }).await;
+    revoked_while_it_waits(&scene.server, algorithm, scene.redeem(WEB, &redeeming(&code))).await
+}
+
+/// The access token was signed, and does not leave either; the ID token is that of the new one.
+#[test]
+fn what_a_key_signed_that_was_revoked_meanwhile_does_not_leave_beside_an_id_token_that_waits() {
+    with_one_signing_thread(async {
+        let (answer, leaked) = until_answered(async || redeemed_while_it_waits(Algorithm::EdDsa).await).await;
+        let (token, id_token) =
+            (answer.json["access_token"].as_str().unwrap(), answer.json["id_token"].as_str().unwrap());
+        signed_by_another(token, Algorithm::EdDsa, &leaked);
+        let hash = BASE64_URL_SAFE_NO_PAD.encode(&sha256(token.as_bytes())[..16]);
+        assert_eq!(part(id_token, 1)["at_hash"], hash.as_str());
+    });
+}
+
+#[test]
+fn what_a_key_signed_that_was_revoked_meanwhile_does_not_leave_userinfo() {
+    with_one_signing_thread(async {
         let (answer, leaked) = until_answered(async || {
-            let scene = Scene::new(Engine::Sqlite).await;
-            scene.tokens(Granted::default()).await;
-            let code = scene.code(Granted { scope: "openid orders:read", ..Granted::default() }).await;
-            revoked_while_it_waits(&scene.server, scene.redeem(WEB, &redeeming(&code))).await
+            let server = Server::empty(Engine::Sqlite).await;
+            server
+                .apply(
+                    &PEOPLE.replace(
+                        "userinfo_signed_response_alg = \"ES256\"",
+                        "userinfo_signed_response_alg = \"RS256\"",
+                    ),
+                )
+                .await;
+            let native = [("client_id", "app"), ("redirect_uri", "http://127.0.0.1:4567/cb")];
+            let tokens = tokens_with(&server, &mut Browser::new(&server), ADA, ("openid profile", &native)).await;
+            let asking = server.http.get(format!("{}/userinfo", server.url));
+            let asking = asking.bearer_auth(tokens["access_token"].as_str().unwrap()).send();
+            revoked_while_it_waits(&server, Algorithm::Rs256, async { Answer::of(asking.await.unwrap()).await }).await
         })
         .await;
-        signed_by_another(&answer.json["id_token"], &leaked);
+        signed_by_another(&answer.text, Algorithm::Rs256, &leaked);
     });
 }
 
@@ -189,14 +237,38 @@ both! {
         assert!(active(&server, &gateway, &token).await);
         let said = node.run(&["keys", "revoke", &leaked, "--yes"]).fine();
         assert!(said.stderr.contains("https://api.example.com") && !said.stderr.contains("signs instead"), "{said:?}");
-        assert!(said.stderr.contains("Applications whose ID tokens or userinfo are: none."), "{said:?}");
+        // What `shop` gets for the userinfo endpoint is signed by this key, and checked by us.
+        for told in [format!("signed with EdDSA: {}/userinfo, https://api.example.com.", node.issuer), "signed with EdDSA: orders-sync, shop.".to_owned()] {
+            assert!(said.stderr.contains(&told), "{told}: {said:?}");
+        }
         assert!(!active(&server, &gateway, &token).await);
         assert!(!published(&server).await.to_string().contains(&leaked));
         assert_eq!((listed(&node, "EdDSA", "active"), listed(&node, "EdDSA", "published")), (signs, next));
         let told = node.run(&["keys", "revoke", &listed(&node, "RS256", "active")]);
         assert_eq!(told.status, 2);
         assert!(told.stderr.contains("APIs whose access tokens are signed with RS256: none."), "{told:?}");
-        assert!(told.stderr.contains("Applications whose ID tokens or userinfo are: shop."), "{told:?}");
+        assert!(told.stderr.contains("ID tokens or userinfo signed with RS256: shop."), "{told:?}");
+        // True for what a thief signs, too.
+        assert!(told.stderr.contains("what a thief signs with it for as long as they keep it"), "{told:?}");
+    }
+
+    /// A leaked key is taken back also where nobody can tell whom that hits.
+    async fn keys_revoke_does_not_rest_on_what_it_foretells(engine) {
+        let node = Node::new(engine).await;
+        node.apply(EXAMPLE);
+        let revoke = || {
+            let kid = listed(&node, "EdDSA", "active");
+            let said = node.run(&["keys", "revoke", &kid, "--yes"]).fine();
+            assert_ne!(listed(&node, "EdDSA", "active"), kid);
+            said.stderr
+        };
+        node.place.run("UPDATE clients SET metadata = '{\"grant_types\": [\"of-tomorrow\"]}' WHERE client_id = 'edge-gateway'").await;
+        let said = revoke();
+        assert!(said.contains("cannot read, and may be among them: edge-gateway."), "{said}");
+        assert!(said.contains("signed with EdDSA: orders-sync.") && !said.contains("more of both"), "{said}");
+        node.place.run("ALTER TABLE clients RENAME TO hidden").await;
+        let said = revoke();
+        assert!(said.contains("https://api.example.com") && said.contains("There may be more of both: "), "{said}");
     }
 }
 
@@ -247,14 +319,11 @@ async fn secrets_that_nobody_needs_are_nowhere_in_a_servers_memory() {
     let at = pkcs8.windows(4).position(|window| window == [0x04, 0x22, 0x04, 0x20]).unwrap() + 4;
     let seed = &pkcs8[at..at + 32];
     assert!(in_memory(pid, seed) > 0, "the key that signs is in memory");
+    // The documents that show the keys are rendered when somebody asks, and kept.
+    published(&server).await;
+    server.http.get(format!("{}/.well-known/openid-configuration", server.url)).send().await.unwrap();
     node.run(&["keys", "revoke", &kid, "--yes"]).fine();
-    until("its private half is gone", async || {
-        // The documents that show the keys are rendered anew when somebody asks.
-        published(&server).await;
-        server.http.get(format!("{}/.well-known/openid-configuration", server.url)).send().await.unwrap();
-        in_memory(pid, seed) == 0
-    })
-    .await;
+    until("its private half is gone, whoever asks", async || in_memory(pid, seed) == 0).await;
 }
 
 #[derive(Clone, Default)]
@@ -271,49 +340,84 @@ impl std::io::Write for Lines {
     }
 }
 
+/// The log of this thread, while it lives.
+struct Log {
+    lines: Lines,
+    _others: (tracing::Dispatch, tracing::subscriber::DefaultGuard),
+}
+
+impl Log {
+    fn of_this_thread() -> Self {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        // tracing-core 0.1.36 asks no other thread's log whether a line is wanted while there is one log in all: a test
+        // beside this one that came to the line first would switch it off for both. So there are two.
+        let another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
+        Self { lines, _others: (another, tracing::subscriber::set_default(log)) }
+    }
+
+    /// The lines that tell of a late schedule.
+    fn late(&self) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
+        let line = |line: &str| -> serde_json::Value { serde_json::from_str(line).unwrap() };
+        let late = |line: &serde_json::Value| line["fields"]["message"] == "the signing keys' schedule is late";
+        text.lines().map(line).filter(late).collect()
+    }
+}
+
+/// Waits until the metric says that the schedule is late by so much.
+async fn is_late(server: &Server, seconds: f64) {
+    until("it is late", async || {
+        let metrics =
+            server.http.get(format!("{}/metrics", server.management)).send().await.unwrap().text().await.unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("sealwright_signing_key_late_seconds ")).unwrap();
+        line.parse::<f64>().unwrap() >= seconds
+    })
+    .await;
+}
+
 /// On one thread, so that the log of this test is its own.
 #[tokio::test]
 async fn a_step_that_is_late_is_told_in_the_log_each_minute() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    // tracing-core 0.1.36 asks no other thread's log whether a line is wanted while there is one log in all: a test beside
-    // this one that came to the line first would switch it off for both. So there are two.
-    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
-    let _guard = tracing::subscriber::set_default(log);
-    let told = || {
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let line = |line: &str| -> serde_json::Value { serde_json::from_str(line).unwrap() };
-        let late = |line: &serde_json::Value| line["fields"]["message"] == "the signing keys' schedule is late";
-        text.lines().map(line).filter(late).collect::<Vec<_>>()
-    };
+    let log = Log::of_this_thread();
     let (server, _) = hurried(Engine::Sqlite).await;
     server
         .place
         .run("CREATE TRIGGER stuck BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(ABORT, 'stuck'); END")
         .await;
-    let late = async |seconds: f64| {
-        until("it is late", async || {
-            let metrics =
-                server.http.get(format!("{}/metrics", server.management)).send().await.unwrap().text().await.unwrap();
-            let line =
-                metrics.lines().find_map(|line| line.strip_prefix("sealwright_signing_key_late_seconds ")).unwrap();
-            line.parse::<f64>().unwrap() >= seconds
-        })
-        .await;
-    };
     server.clock.advance(Duration::from_secs(1_001));
-    late(0.01).await;
-    assert!(told().is_empty(), "due is not late");
+    is_late(&server, 0.01).await;
+    assert!(log.late().is_empty(), "due is not late");
     for (minutes, lines) in [(1, 1), (2, 2)] {
         server.clock.advance(Duration::from_secs(61));
-        late(61.0 * f64::from(minutes)).await;
-        until("it is told", async || told().len() >= lines).await;
+        is_late(&server, 61.0 * f64::from(minutes)).await;
+        until("it is told", async || log.late().len() >= lines).await;
     }
-    let told_of = told();
+    let told_of = log.late();
     assert_eq!(told_of[0]["level"], "WARN");
     let steps = told_of[0]["fields"]["steps"].as_str().unwrap();
     assert!(steps.contains("EdDSA: activate") && steps.contains("RS256: activate"), "{steps}");
     let seconds: Vec<_> = told_of.iter().map(|line| line["fields"]["seconds"].as_i64().unwrap()).collect();
     assert!(seconds[0] > 60 && seconds.windows(2).all(|pair| pair[1] >= pair[0] + 60), "{seconds:?}");
+}
+
+/// No thread is free to make the next key, so the step neither fails nor ends.
+#[test]
+fn a_step_that_hangs_is_told_as_late() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.max_blocking_threads(1).enable_all().build().unwrap().block_on(async {
+        let log = Log::of_this_thread();
+        let (server, _) = hurried(Engine::Sqlite).await;
+        let (release, held) = mpsc::channel::<()>();
+        let holding = tokio::task::spawn_blocking(move || held.recv().unwrap());
+        server.clock.advance(Duration::from_secs(1_001));
+        is_late(&server, 0.01).await;
+        server.clock.advance(Duration::from_secs(61));
+        is_late(&server, 61.0).await;
+        until("it is told", async || !log.late().is_empty()).await;
+        release.send(()).unwrap();
+        holding.await.unwrap();
+        until("it is made", async || is_settled(&server).await).await;
+    });
 }

@@ -11,7 +11,7 @@ use sealwright::wire::Algorithm;
 use serde_json::Value;
 
 use crate::process::{Node, Process, Said};
-use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, SECRET, Server, TOKEN, both, part, until};
+use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, Place, SECRET, Server, TOKEN, both, client, part, until};
 
 const WORKER: (&str, &str) = ("orders-sync", SECRET);
 const CC: (&str, &str) = ("grant_type", "client_credentials");
@@ -173,6 +173,48 @@ both! {
         assert_eq!(part(&token(&server).await, 0)["alg"], "ES256");
     }
 
+    async fn i5_an_algorithm_that_is_taken_out_lives_to_the_end_of_its_keys_and_gets_no_other(engine) {
+        let place = Arc::new(Place::new(engine).await);
+        let with_es256 = |config: &mut Config| {
+            hurry(config);
+            config.keys.algorithms.push(Algorithm::Es256);
+        };
+        let server = Server::start(place.clone(), Clock::system(), false, with_es256).await;
+        let example = EXAMPLE.replace("response_alg = \"EdDSA\"", "response_alg = \"ES256\"");
+        let gateway = server.apply(&example).await[0].secret.expose().to_owned();
+        let (issuer, clock) = (server.issuer.clone(), server.clock.clone());
+        server.stop().await;
+        let without = |config: &mut Config| {
+            hurry(config);
+            config.issuer = Some(Issuer::parse(&issuer).unwrap());
+        };
+        let server = Server::start(place, clock, false, without).await;
+        let live = async || -> Vec<String> {
+            let mut found = rows(&server).await;
+            found.retain(|row| row.alg == "ES256" && ["published", "active", "retiring"].contains(&row.state.as_str()));
+            let mut states: Vec<String> = found.into_iter().map(|row| row.state).collect();
+            states.sort_unstable();
+            states
+        };
+        let first = kid(&token(&server).await);
+        advance(&server, 1_010).await;
+        let last = token(&server).await;
+        assert_ne!(kid(&last), first, "the standby takes over in its time");
+        assert_eq!(live().await, ["active", "retiring"], "and none comes after it");
+        advance(&server, 620).await;
+        let line = "sealwright_signing_key_next_step_seconds{alg=\"ES256\",step=\"end\"} ";
+        assert!(metrics(&server).await.contains(line), "the end is told before");
+        let last = token(&server).await;
+        advance(&server, 390).await;
+        assert_eq!(live().await, ["retiring"]);
+        server.post(TOKEN, Some(WORKER), &[CC]).await.assert_error(503, "temporarily_unavailable");
+        assert!(kids(&server.get(JWKS).await.json).contains(&kid(&last)));
+        assert!(!is_active(&server, &gateway, &last).await, "it lived 300 seconds");
+        advance(&server, 620).await;
+        assert!(live().await.is_empty() && !server.get(JWKS).await.text.contains("ES256"));
+        assert!(!metrics(&server).await.contains("_next_step_seconds{alg=\"ES256\""));
+    }
+
     async fn a_step_that_cannot_be_made_is_told_and_made_when_it_can(engine) {
         let (server, _) = hurried(engine).await;
         let first = ed(&server, KeyState::Active).await;
@@ -232,6 +274,8 @@ both! {
         assert_eq!(kid(&server.token(WORKER).await), next);
         let all = node.run(&["keys", "rotate", "--now"]).fine();
         assert!(all.stderr.contains("RS256: ") && all.stderr.contains("EdDSA: "), "{all:?}");
+        // What commands do is counted where it is learnt.
+        counted(&node, "EdDSA", "activate", 3).await;
         let unconfigured = node.run(&["keys", "rotate", "--alg", "PS256"]);
         assert_eq!((unconfigured.status, unconfigured.stderr.contains("keys.algorithms")), (2, true));
     }
@@ -253,6 +297,9 @@ both! {
         node.run(&["keys", "retire", &was, "--yes"]).fine();
         assert!(!active(&server, &gateway, &token).await);
         assert!(!kids(&published(&server).await).contains(&was));
+        for step in ["end", "retire"] {
+            counted(&node, "EdDSA", step, 1).await;
+        }
         assert_eq!(node.run(&["keys", "retire", "nobody", "--yes"]).status, 1);
     }
 
@@ -286,6 +333,9 @@ both! {
         assert_ne!(listed(&node, "EdDSA", "published"), next);
         assert_eq!(kid(&server.token(WORKER).await), standby);
         assert_eq!(node.run(&["keys", "revoke", "nobody", "--yes"]).status, 1);
+        for (step, times) in [("activate", 1), ("publish", 2), ("revoke", 2)] {
+            counted(&node, "EdDSA", step, times).await;
+        }
         // After a restart it is still so.
         drop(server);
         let server = node.start().await;
@@ -310,6 +360,16 @@ both! {
             keys.as_array().unwrap().iter().any(|key| key["state"] == "published" && key["alg"] == "EdDSA")
         }).await;
     }
+}
+
+/// Waits until the metrics of the process say that such a step was learnt of so often.
+async fn counted(node: &Node, alg: &str, step: &str, times: u32) {
+    let line = format!("sealwright_signing_key_steps_total{{alg=\"{alg}\",step=\"{step}\"}} {times}");
+    until(&line, async || {
+        let metrics = client().get(format!("http://127.0.0.1:{}/metrics", node.management)).send().await.unwrap();
+        metrics.text().await.unwrap().lines().any(|said| said == line)
+    })
+    .await;
 }
 
 /// A server of its own process with [`EXAMPLE`], and the gateway's secret.

@@ -3,13 +3,17 @@
 use std::process::Command;
 use std::time::Duration;
 
+use sealwright::app::{self, App};
+use sealwright::clock::Clock;
+use sealwright::config::Config;
 use sealwright::keys::MasterKeys;
 use sealwright::keys::master::{self, MAC_KEY};
 use sealwright::secret::random;
-use sealwright::store::{Db, mac_keys, signing_keys};
+use sealwright::store::{Db, StoreError, mac_keys, signing_keys};
 
+use crate::keys::{active, listed, published, serving};
 use crate::process::{Node, Process, Run, Said, run};
-use crate::support::{EXAMPLE, Engine, INTROSPECT, MASTER_KEY, SECRET, both, rounds};
+use crate::support::{Answer, EXAMPLE, Engine, INTROSPECT, MASTER_KEY, SECRET, TOKEN, both, rounds, until};
 
 const NEW: &str = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 const THIRD: &str = "3333333333333333333333333333333333333333333333333333333333333333";
@@ -45,17 +49,23 @@ fn refused(said: &Said, parts: &[&str]) {
     }
 }
 
-async fn open(node: &Node) -> Db {
+pub async fn open(node: &Node) -> Db {
     use sealwright::store::Options;
     let location = sealwright::config::DatabaseUrl::parse(&node.place.url).unwrap();
     let options = Options { location, max_connections: 2, deadline: Duration::from_secs(20) };
-    Db::open(options, sealwright::clock::Clock::system()).await.unwrap()
+    Db::open(options, Clock::system()).await.unwrap()
 }
 
 /// How many rows of any kind this master key seals.
 async fn sealed_by(db: &Db, key: &str) -> i64 {
     let census = db.read(|conn| Box::pin(master::census(conn))).await.unwrap();
     census.get(&id(key)).map_or(0, |seals| seals.values().sum())
+}
+
+/// What a server does before it counts on a lease.
+async fn confirm(db: &Db, key: &str) -> Result<(), StoreError> {
+    let keys = MasterKeys::parse(key).unwrap();
+    db.write(move |tx| Box::pin(async move { keys.sealing(tx).await.map(drop) })).await.map(drop)
 }
 
 /// Every sealed row opens with this key alone.
@@ -98,12 +108,19 @@ both! {
         assert!(resealed.stderr.contains(&format!("{} seals nothing any more", id(MASTER_KEY))), "{resealed:?}");
         assert_eq!((sealed_by(&db, NEW).await, sealed_by(&db, MASTER_KEY).await), (rows, 0));
         opens_everything(&db, NEW).await;
+        let events = async |kind: &str, object: &str, actor: &str| {
+            let of = format!("kind = '{kind}' AND object = '{object}' AND actor = '{actor}'");
+            node.number(&format!("SELECT COUNT(*) FROM audit_events WHERE {of}")).await
+        };
+        assert_eq!(events("mac_key.made", "first", "system").await, 1);
+        assert_eq!(events("master_key.turned", &id(NEW), "cli").await, 1);
         let check = said(&node, &[NEW, MASTER_KEY], &["check"]).fine();
         assert!(check.stdout.contains(&format!("master key {}: seals nothing; it can be removed", id(MASTER_KEY))));
 
         // Again: nothing is left to do.
         let again = said(&node, &[NEW, MASTER_KEY], &["keys", "reseal", "--json"]).fine();
         assert_eq!(again.json(), serde_json::json!({ "sealed_by": id(NEW), "rewritten": {}, "left": [] }));
+        assert_eq!(events("master_key.turned", &id(NEW), "cli").await, 1, "nothing turned");
 
         // The server that ran all the while goes on, and the next one needs the old key no more.
         server.token(WORKER).await;
@@ -139,8 +156,7 @@ both! {
         });
         assert!(added.await.unwrap().value);
         assert_eq!(sealed_by(&db, NEW).await, 1);
-        let old = std::sync::Arc::new(MasterKeys::parse(MASTER_KEY).unwrap());
-        assert!(master::confirm(&db, old).await.unwrap_err().to_string().contains(&id(NEW)));
+        assert!(confirm(&db, MASTER_KEY).await.unwrap_err().to_string().contains(&id(NEW)));
 
         said(&node, &[NEW, MASTER_KEY], &["keys", "reseal"]).fine();
         opens_everything(&db, NEW).await;
@@ -165,19 +181,47 @@ both! {
         assert_eq!((sealed_by(&db, MASTER_KEY).await, sealed_by(&db, NEW).await), (before, 0));
         // One that crashed counts for no longer than its lease.
         server.kill9();
-        crate::support::until("its lease runs out", async || {
+        until("its lease runs out", async || {
             said(&node, &[NEW, MASTER_KEY], &["keys", "reseal"]).status == 0
         })
         .await;
         opens_everything(&db, NEW).await;
     }
 
+    /// Between its look at the database and its first lease no command sees which keys a server has.
+    async fn a_server_that_starts_while_another_key_begins_to_seal_gets_no_lease(engine) {
+        let node = Node::new(engine).await;
+        node.apply(EXAMPLE);
+        let config = Config::load(Some(&node.config), []).unwrap();
+        let opened = app::open(&config, Clock::system(), false).await.unwrap();
+        let keys = std::sync::Arc::new(MasterKeys::parse(&format!("{NEW} {MASTER_KEY}")).unwrap());
+        assert_eq!(master::turn(&opened.db, keys).await.unwrap(), master::Turned::From(id(MASTER_KEY)));
+        let refused = App::start(&config, opened).await.err().unwrap().to_string();
+        assert!(refused.contains(&id(NEW)) && refused.contains("does not have it"), "{refused}");
+    }
+
+    /// What others signed with it is good: only here does it not sign.
+    async fn i5_a_private_half_that_does_not_open_leaves_the_public_half_published(engine) {
+        let (node, mut server, gateway) = serving(engine).await;
+        let token = server.token(WORKER).await;
+        let kid = listed(&node, "EdDSA", "active");
+        assert_eq!(server.terminate(), 0);
+        let other = listed(&node, "EdDSA", "published");
+        node.place.run(&format!("UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys WHERE kid = '{other}') WHERE kid = '{kid}'")).await;
+        let server = node.start().await;
+        assert!(published(&server).await.to_string().contains(&kid));
+        assert!(active(&server, &gateway, &token).await);
+        server.post(TOKEN, Some(WORKER), &[("grant_type", "client_credentials")]).await.assert_error(503, "temporarily_unavailable");
+        node.run(&["keys", "rotate", "--alg", "EdDSA", "--now"]).fine();
+        server.token(WORKER).await;
+        assert!(active(&server, &gateway, &token).await);
+    }
+
     async fn first_starts_with_different_master_keys_agree_on_one(engine) {
         let node = Node::new(engine).await;
         let db = open(&node).await;
         node.place.run("DELETE FROM signing_keys").await;
-        let keys = [MASTER_KEY, NEW, THIRD].map(|key| std::sync::Arc::new(MasterKeys::parse(key).unwrap()));
-        let confirmed = keys.iter().map(|keys| master::confirm(&db, keys.clone()));
+        let confirmed = [MASTER_KEY, NEW, THIRD].map(|key| confirm(&db, key));
         let confirmed = futures_util::future::join_all(confirmed).await;
         assert_eq!(confirmed.iter().filter(|confirmed| confirmed.is_ok()).count(), 1, "{confirmed:?}");
     }
@@ -273,6 +317,50 @@ both! {
         }
         refused(&said(&node, &[keys[1]], &["check"]), &["this is not the master key", &id(keys[0])]);
     }
+}
+
+/// A node whose lease ran out is not asked which keys it has. When it wakes, it has none of what it needs to sign, and
+/// knows that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_a_node_that_slept_through_a_reseal_calls_no_good_token_dead() {
+    let here = Node::new(Engine::Postgres).await;
+    let gateway = here.apply(EXAMPLE).stdout.trim().rsplit('\t').next().unwrap().to_owned();
+    let there = here.beside();
+    let both = [NEW, MASTER_KEY];
+    let (mut a, b) = (here.start().await, serve(&there, &both).await);
+    a.run.signal("STOP");
+    let resealed = async || said(&there, &both, &["keys", "reseal"]).status == 0;
+    until("its lease runs out", resealed).await;
+    // The second of them takes over a key that only the new master key has ever sealed.
+    for _ in 0..2 {
+        said(&there, &both, &["keys", "rotate", "--now"]).fine();
+    }
+    let token = b.token(WORKER).await;
+    a.run.signal("CONT");
+    let ask = async || a.post(INTROSPECT, Some(("edge-gateway", &gateway)), &[("token", &token)]).await;
+    let set = async |server: &Process| {
+        Answer::of(server.http.get(format!("{}/.well-known/jwks.json", server.url)).send().await.unwrap()).await
+    };
+    until("it knows the keys of now", async || set(&a).await.text == set(&b).await.text).await;
+    for _ in 0..40 {
+        assert_eq!(ask().await.status, 503);
+        assert_eq!(a.post(TOKEN, Some(WORKER), &[("grant_type", "client_credentials")]).await.status, 503);
+        let shown = set(&a).await;
+        assert_eq!((shown.header("cache-control"), &shown.text), (Some("public, max-age=0"), &set(&b).await.text));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ready = a.http.get(format!("http://127.0.0.1:{}/health/ready", here.management)).send().await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert!(a.run.stderr().contains(&format!("the master key {} seals this database", id(NEW))), "{}", a.run.stderr());
+    // It follows what is taken back, so that nobody waits for it in vain.
+    let kid = crate::support::part(&token, 0)["kid"].as_str().unwrap().to_owned();
+    assert!(active(&b, &gateway, &token).await);
+    said(&there, &both, &["keys", "revoke", &kid, "--yes"]).fine();
+    assert!(!active(&b, &gateway, &token).await);
+    a.kill9();
+    let a = serve(&here, &both).await;
+    assert!(!active(&a, &gateway, &token).await);
+    assert!(active(&a, &gateway, &b.token(WORKER).await).await);
 }
 
 #[tokio::test]

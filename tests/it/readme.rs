@@ -172,6 +172,22 @@ fn the_files_that_it_points_at_are_there() {
     assert!(seen >= 4, "{seen}");
 }
 
+/// Whoever revokes a key reads here what that does not reach, and for how long; recipes.py and envoy_rotation.py hold it.
+#[test]
+fn what_an_offline_verifier_still_accepts_is_told() {
+    let text = readme().split_whitespace().collect::<Vec<_>>().join(" ");
+    let section = text.split("**When a key leaked**").nth(1).unwrap().split("### ").next().unwrap();
+    let minutes = sealwright::config::Config::default().keys.jwks_max_age_seconds / 60;
+    for told in [
+        "makes every token that it signed inactive at introspection on every node",
+        "Who verifies by signature alone, offline, goes on accepting what the key signed, and what a thief signs with it",
+        &format!("{minutes} minutes if they go by `max-age`"),
+        "for as long as they do, which for a thief's tokens no `exp` shortens",
+    ] {
+        assert!(section.contains(told), "{told}");
+    }
+}
+
 /// Every command of the table, and no other.
 #[test]
 fn the_table_of_commands_is_whole() {

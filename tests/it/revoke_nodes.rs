@@ -2,10 +2,30 @@
 
 use std::time::{Duration, Instant};
 
+use crate::keys::{listed, published};
 use crate::process::{Node, Process};
 use crate::support::{EXAMPLE, Engine, INTROSPECT, SECRET, TOKEN, part, rounds, until};
 
 const WORKER: (&str, &str) = ("orders-sync", SECRET);
+
+/// The standby leaked: no node shows it when the command returns, both show the next, and the key that signs goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_revoke_of_a_standby_replaces_it_on_both_nodes_before_it_returns() {
+    let (here, a, _, b, secret) = two().await;
+    for _ in 0..rounds(100).min(3) {
+        let token = a.token(WORKER).await;
+        let signs = part(&token, 0)["kid"].as_str().unwrap().to_owned();
+        let leaked = listed(&here, "EdDSA", "published");
+        here.run(&["keys", "revoke", &leaked, "--yes"]).fine();
+        for process in [&a, &b] {
+            let shown = published(process).await.to_string();
+            assert!(!shown.contains(&leaked), "{shown}");
+            assert!(shown.contains(&listed(&here, "EdDSA", "published")) && shown.contains(&signs), "{shown}");
+            assert_eq!(active(process, &secret, &token).await, Some(true));
+            assert_eq!(part(&process.token(WORKER).await, 0)["kid"], signs.as_str());
+        }
+    }
+}
 
 /// Two processes on one database, and the gateway's secret.
 async fn two() -> (Node, Process, Node, Process, String) {

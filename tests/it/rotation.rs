@@ -12,8 +12,10 @@ use sealwright::config::{Config, Issuer};
 use sealwright::keys::{JwkSet, Jws};
 use sealwright::store::signing_keys;
 use sealwright::wire::Algorithm;
+use sqlx::Connection as _;
 
 use crate::keys::{active, grow, hurry, is_settled, published};
+use crate::master_keys::open;
 use crate::process::{Node, Process};
 use crate::support::{Answer, EXAMPLE, Engine, FORM, Place, SECRET, Server, TOKEN};
 use crate::support::{basic, client, encode, part, rounds, until};
@@ -280,7 +282,33 @@ fn hasty(node: &Node) {
     std::fs::write(&node.config, text + more).unwrap();
 }
 
-/// Processes of their own on a schedule of seconds, of which one is killed at a random moment, again and again.
+/// PostgreSQL: all are killed in the middle of a step, when the old key and the standby have passed on and the next one is
+/// not there. Nothing of it stays.
+async fn die_within_a_step(nodes: &[Node], processes: &mut [Process]) {
+    let (place, lock) = (&nodes[0].place, nodes[0].port);
+    let mut conn = sqlx::PgConnection::connect(&place.url).await.unwrap();
+    let held = sqlx::AssertSqlSafe(format!("SELECT pg_advisory_lock({lock})"));
+    sqlx::query(held).execute(&mut conn).await.unwrap();
+    let hold = format!(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM pg_advisory_xact_lock({lock}); RETURN NEW; END $$; \
+         CREATE TRIGGER hold BEFORE INSERT ON signing_keys FOR EACH ROW EXECUTE FUNCTION hold()"
+    );
+    place.run(&hold).await;
+    let signs = "SELECT kid FROM signing_keys WHERE state = 'active' ORDER BY kid";
+    let before = place.texts(signs).await;
+    let waits = format!("SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {lock} AND NOT granted");
+    until("a step waits", async || place.number(&waits).await > 0).await;
+    processes.iter_mut().for_each(Process::kill9);
+    place.run("DROP TRIGGER hold ON signing_keys; DROP FUNCTION hold()").await;
+    assert_eq!(place.texts(signs).await, before, "half of a step");
+    for (process, node) in processes.iter_mut().zip(nodes) {
+        *process = node.start().await;
+    }
+}
+
+/// Processes of their own on a schedule of seconds: all of them are killed right after a step of each kind, and then one
+/// at a random moment, again and again.
 async fn dies(engine: Engine) {
     let mut nodes = vec![Node::new(engine).await];
     hasty(&nodes[0]);
@@ -302,6 +330,34 @@ async fn dies(engine: Engine) {
     let clock = Clock::system();
     let load = Load::new(processes.iter().map(|process| process.url.clone()).collect(), &clock);
     let tasks = load.begin();
+    let events = async |kind: &str| {
+        place.number(&format!("SELECT COUNT(*) FROM audit_events WHERE kind = 'signing_key.{kind}'")).await
+    };
+    // Each kind of step, and nothing of it lives until the next. What makes it due is done while nobody runs.
+    for (kind, due) in [
+        // Nobody has a token of the first keys.
+        ("retired", "UPDATE signing_keys SET remove_at = 0 WHERE state = 'retiring'"),
+        (
+            "made",
+            "UPDATE signing_keys SET state = 'revoked', sealed = NULL WHERE state = 'published' AND alg = 'EdDSA'",
+        ),
+        ("activated", ""),
+    ] {
+        processes.iter_mut().for_each(Process::kill9);
+        if !due.is_empty() {
+            place.run(due).await;
+        }
+        let before = events(kind).await;
+        for (process, node) in processes.iter_mut().zip(&nodes) {
+            *process = node.start().await;
+        }
+        until(kind, async || events(kind).await > before).await;
+    }
+    if engine == Engine::Postgres {
+        die_within_a_step(&nodes, &mut processes).await;
+    }
+    let standby = "SELECT kid FROM signing_keys WHERE alg = 'EdDSA' AND state = 'published'";
+    let standby = place.texts(standby).await.remove(0);
     let rounds = rounds(10);
     for round in 0..rounds {
         let pause: [u8; 2] = sealwright::secret::random().unwrap();
@@ -311,12 +367,17 @@ async fn dies(engine: Engine) {
         processes[at] = nodes[at].start().await;
     }
     // However the last one died, the schedule goes on.
-    let before = place.number("SELECT COUNT(*) FROM audit_events WHERE kind = 'signing_key.activated'").await;
-    until("it goes on", async || {
-        place.number("SELECT COUNT(*) FROM audit_events WHERE kind = 'signing_key.activated'").await > before + 1
+    let before = events("activated").await;
+    until("it goes on", async || events("activated").await > before + 1).await;
+    until("what was published before a crash signs after it", async || {
+        let signs =
+            format!("SELECT COUNT(*) FROM signing_keys WHERE kid = '{standby}' AND state IN ('active', 'retiring')");
+        place.number(&signs).await == 1
     })
     .await;
     load.end(tasks).await;
+    let rows = open(&nodes[0]).await.read(|conn| Box::pin(signing_keys::list(conn))).await.unwrap();
+    agree(&load, &rows, 7 * SECOND);
     eprintln!("{engine:?}: {rounds} kills, {} checks", load.checked.load(Ordering::Relaxed));
     assert!(before - forced >= i64::try_from(rounds / 10).unwrap(), "nothing happened between the kills");
     for (what, sql) in [
@@ -351,21 +412,33 @@ async fn i5_f13_kill_9_during_rotation_fails_no_good_token_two_processes() {
     Box::pin(dies(Engine::Postgres)).await;
 }
 
-/// The key that signs is revoked while two processes sign with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_the_active_key_is_revoked_under_load_sqlite() {
+    Box::pin(revoked(Engine::Sqlite)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_the_active_key_is_revoked_under_load_on_two_processes() {
-    let here = Node::new(Engine::Postgres).await;
+    Box::pin(revoked(Engine::Postgres)).await;
+}
+
+/// The key that signs is revoked while every process signs with it.
+async fn revoked(engine: Engine) {
+    let here = Node::new(engine).await;
     let gateway = here.apply(EXAMPLE).stdout.trim().rsplit('\t').next().unwrap().to_owned();
     grow(&here).await;
-    let there = here.beside();
-    let processes = [here.start().await, there.start().await];
+    let mut processes = vec![here.start().await];
+    if engine == Engine::Postgres {
+        processes.push(here.beside().start().await);
+    }
     let clock = Clock::system();
-    let verifier = Verifier::new(&processes.each_ref().map(|process| process.url.clone()), &clock);
+    let urls: Vec<String> = processes.iter().map(|process| process.url.clone()).collect();
+    let verifier = Verifier::new(&urls, &clock);
     for _ in 0..rounds(3) {
         // Its copy is good for five minutes: of the standby it knows by that alone.
         verifier.copy.lock().await.1 = 0;
         let leaked = part(&processes[0].token(EDDSA).await, 0)["kid"].as_str().unwrap().to_owned();
-        verifier.check(&processes[1].token(EDDSA).await).await.unwrap();
+        verifier.check(&processes.last().unwrap().token(EDDSA).await).await.unwrap();
         let over = AtomicBool::new(false);
         let signing = async |process: &Process| {
             let mut tokens = Vec::new();
@@ -392,9 +465,9 @@ async fn i5_the_active_key_is_revoked_under_load_on_two_processes() {
             over.store(true, Ordering::SeqCst);
             after
         };
-        let (of_a, of_b, after) = tokio::join!(signing(&processes[0]), signing(&processes[1]), revoking);
+        let (signed, after) = tokio::join!(join_all(processes.iter().map(signing)), revoking);
         let (dead, good): (Vec<_>, Vec<_>) =
-            of_a.into_iter().chain(of_b).partition(|token| part(token, 0)["kid"] == leaked.as_str());
+            signed.into_iter().flatten().partition(|token| part(token, 0)["kid"] == leaked.as_str());
         assert!(!dead.is_empty());
         for token in &dead {
             for process in &processes {

@@ -203,6 +203,18 @@ both! {
         assert_eq!(claims["name"], "Ada Lovelace");
         let jws = sealwright::keys::Jws::parse(&answer.text, 16_384).unwrap();
         assert!(server.services.keys.ring().verify_own(&jws).is_ok());
+        // Nobody signs: it is asked for again.
+        let sign = async |state: &str| {
+            let sql = format!("UPDATE signing_keys SET state = '{state}' WHERE alg = 'ES256' AND state IN ('active', 'retiring')");
+            server.place.run(&sql).await;
+            let read = server.services.clone();
+            server.services.db.read(move |conn| Box::pin(async move { read.keys.reload(conn).await })).await.unwrap();
+        };
+        sign("retiring").await;
+        let busy = ask(&server, access(&tokens)).await;
+        assert_eq!((busy.status, &busy.json["error"]), (503, &json!("temporarily_unavailable")));
+        assert!(busy.header("retry-after").is_some());
+        sign("active").await;
         // It is no access token and no hint.
         refused(&ask(&server, &answer.text).await, 401, "invalid_token");
         assert_eq!(sealwright::issue::hint(&server.services.keys.ring(), &server.issuer, &answer.text), None);
