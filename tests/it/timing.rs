@@ -42,7 +42,7 @@ fn welch(times: &[Vec<u64>; 2]) -> f64 {
     let [a, b] = [0, 1].map(|class| {
         let mut kept = Class::default();
         for time in times[class].iter().filter(|time| **time <= bound) {
-            kept.add(f64::from(u32::try_from(*time).unwrap_or(u32::MAX)));
+            kept.add(number(*time));
         }
         kept
     });
@@ -57,13 +57,22 @@ fn apart(times: &[Vec<u64>; 2]) -> (f64, f64) {
     let [mut a, mut b] = times.clone();
     a.sort_unstable();
     b.sort_unstable();
-    let share = |class: &[u64], time: u64| class.partition_point(|other| *other <= time) as f64 / class.len() as f64;
-    let distance = a.iter().chain(&b).map(|time| (share(&a, *time) - share(&b, *time)).abs()).fold(0.0, f64::max);
-    let (n, m) = (a.len() as f64, b.len() as f64);
-    let (median, other) = (a[a.len() / 2] as f64, b[b.len() / 2] as f64);
+    let [n, m] = [&a, &b].map(|class| number(class.len()));
+    let share = |class: &[u64], count: f64, time: u64| number(class.partition_point(|other| *other <= time)) / count;
+    let distance = a.iter().chain(&b).map(|time| (share(&a, n, *time) - share(&b, m, *time)).abs()).fold(0.0, f64::max);
+    let [median, other] = [&a, &b].map(|class| number(class[class.len() / 2]));
     let (medians, distance) = ((median - other).abs() / median, distance / (1.628 * ((n + m) / (n * m)).sqrt()));
-    eprintln!("    medians {:.3} ms, {:.2} % apart; distributions {distance:.2} of p = 0.01", median / 1e6, medians * 100.0);
+    eprintln!(
+        "    medians {:.3} ms, {:.2} % apart; distributions {distance:.2} of p = 0.01",
+        median / 1e6,
+        medians * 100.0
+    );
     (medians, distance)
+}
+
+/// Four seconds in nanoseconds, and as many samples, are the most.
+fn number(whole: impl TryInto<u32>) -> f64 {
+    f64::from(whole.try_into().unwrap_or(u32::MAX))
 }
 
 /// Few samples of a busy machine prove nothing.
