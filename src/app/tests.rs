@@ -72,6 +72,7 @@ async fn oidc_core_3_1_2_1_pages_speak_the_language_that_was_asked_for() {
 
     let stop = CancellationToken::new();
     let running = tokio::spawn(app.run(stop.clone()));
+    #[expect(clippy::disallowed_methods, reason = "a client of the server under test")]
     let builder = reqwest::Client::builder().no_proxy().tls_certs_only([]);
     let http = builder.redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let good = format!("{REQUEST}&redirect_uri=com.example.app:/cb");
