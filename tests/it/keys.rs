@@ -202,8 +202,8 @@ both! {
         assert_ne!(kid(&last), first, "the standby takes over in its time");
         assert_eq!(live().await, ["active", "retiring"], "and none comes after it");
         advance(&server, 620).await;
-        let line = "sealwright_signing_key_next_step_seconds{alg=\"ES256\",step=\"end\"} ";
-        assert!(metrics(&server).await.contains(line), "the end is told before");
+        let told = "sealwright_signing_key_next_step_seconds{alg=\"ES256\",step=\"end\"} ";
+        assert!(metrics(&server).await.contains(told), "the end is told before");
         let last = token(&server).await;
         advance(&server, 390).await;
         assert_eq!(live().await, ["retiring"]);

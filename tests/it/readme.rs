@@ -172,7 +172,7 @@ fn the_files_that_it_points_at_are_there() {
     assert!(seen >= 4, "{seen}");
 }
 
-/// Whoever revokes a key reads here what that does not reach, and for how long; recipes.py and envoy_rotation.py hold it.
+/// Whoever revokes a key reads here what that does not reach, and for how long; the recipes' tests hold it.
 #[test]
 fn what_an_offline_verifier_still_accepts_is_told() {
     let text = readme().split_whitespace().collect::<Vec<_>>().join(" ");

@@ -287,8 +287,8 @@ fn hasty(node: &Node) {
 async fn die_within_a_step(nodes: &[Node], processes: &mut [Process]) {
     let (place, lock) = (&nodes[0].place, nodes[0].port);
     let mut conn = sqlx::PgConnection::connect(&place.url).await.unwrap();
-    let held = sqlx::AssertSqlSafe(format!("SELECT pg_advisory_lock({lock})"));
-    sqlx::query(held).execute(&mut conn).await.unwrap();
+    let take = sqlx::AssertSqlSafe(format!("SELECT pg_advisory_lock({lock})"));
+    sqlx::query(take).execute(&mut conn).await.unwrap();
     let hold = format!(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
          PERFORM pg_advisory_xact_lock({lock}); RETURN NEW; END $$; \
