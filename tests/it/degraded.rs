@@ -415,7 +415,7 @@ impl Begun {
 #[track_caller]
 fn assert_unavailable_page(page: &Page) {
     assert_eq!((page.status, &page.away), (503, &None), "{}: {}", page.url, page.text);
-    assert!(page.header("content-type").starts_with("text/html") && page.header("retry-after") != "", "{page:?}");
+    assert!(page.header("content-type").starts_with("text/html") && !page.header("retry-after").is_empty(), "{page:?}");
     assert!(page.text.contains("We cannot answer just now"), "{}", page.text);
 }
 

@@ -129,13 +129,12 @@ both! {
             ("orders:write", None),
         ] {
             let answer = scene.redeem(WEB, &with(&refreshing(&token), "scope", scope)).await;
-            match error {
-                Some(error) => answer.assert_error(400, error),
-                None => {
-                    assert_eq!((answer.status, &answer.json["scope"]), (200, &scope.into()), "{}", answer.text);
-                    text(&answer.json, "refresh_token").clone_into(&mut token);
-                }
+            if let Some(error) = error {
+                answer.assert_error(400, error);
+                continue;
             }
+            assert_eq!((answer.status, &answer.json["scope"]), (200, &scope.into()), "{}", answer.text);
+            text(&answer.json, "refresh_token").clone_into(&mut token);
         }
     }
 
