@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::keys::KeyRing;
 use crate::nodes;
 use crate::secret::Id;
+use crate::session;
 use crate::store::grants::{self, Ends, GrantRow};
 use crate::store::{StoreError, Tx, users};
 use crate::users::User;
@@ -122,6 +123,7 @@ pub(super) async fn rotate(cx: &Cx<'_>, mint: Mint, token: RefreshToken, judge: 
     cx.require_lease()?;
     let window = i64::from(cx.tokens.refresh_retry_seconds) * SECOND;
     let idle = i64::from(cx.tokens.refresh_token_idle_seconds) * SECOND;
+    let sessions = cx.sessions;
     let record = Record::new(cx, mint, GrantType::RefreshToken);
     let rotated = cx.db.write(move |tx| {
         Box::pin(async move {
@@ -149,6 +151,10 @@ pub(super) async fn rotate(cx: &Cx<'_>, mint: Mint, token: RefreshToken, judge: 
                     Some(row) if Presented::of(token, &row, now, window) == Presented::Retried => {}
                     Some(_) => return record.revoke(tx, &id, "the refresh token was used again").await,
                 }
+            }
+            // Who uses an application is not away: what would end with the sign-in keeps it.
+            if sessions.end_grants.ends(grant.scope.contains("offline_access")) {
+                session::kept(tx, &grant.sid, sessions).await?;
             }
             let generation = token.generation.saturating_add(1);
             let refresh = Some(RefreshToken { grant: id, generation });

@@ -263,6 +263,16 @@ pub async fn used(cx: &Cx<'_>, sign_in: &SignIn) -> Result<()> {
     Ok(())
 }
 
+/// Notes in this transaction that an application which a person is signed in to goes on: so does that sign-in, unless it
+/// is over.
+///
+/// # Errors
+/// When the database cannot.
+pub async fn kept(tx: &mut Tx, sid: &str, settings: Settings) -> Result<(), StoreError> {
+    let now = tx.now();
+    sessions::keep(tx, sid, now - TOUCHED, now - settings.idle).await
+}
+
 /// Ends sign-ins, all of them or none, and the grants that came of them as configured. When this returns every node
 /// acts on it.
 ///

@@ -29,6 +29,7 @@ queries! {
                auth_time = excluded.auth_time, acr = excluded.acr, amr = excluded.amr, agent = excluded.agent, \
                last_used_at = excluded.last_used_at, expires_at = excluded.expires_at RETURNING sid";
     TOUCH = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND last_used_at < $2";
+    KEEP = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND last_used_at <= $3 AND last_used_at > $4";
     END = "DELETE FROM sign_ins WHERE sid = $1 RETURNING sub";
     END_ALL = "DELETE FROM sign_ins WHERE sub = $1";
     END_DEAD = "DELETE FROM sign_ins WHERE browser = $1 AND sub = $2 AND (expires_at <= $3 OR last_used_at <= $4) \
@@ -171,6 +172,12 @@ pub async fn end_dead(
 /// Notes that a sign-in is in use.
 pub async fn touch(tx: &mut Tx, sid: &str, now: Micros) -> Result<(), StoreError> {
     execute!(tx, TOUCH, sid, now).map(drop)
+}
+
+/// Notes that a sign-in is in use, if it was used between `idle_since` and `before`.
+pub async fn keep(tx: &mut Tx, sid: &str, before: Micros, idle_since: Micros) -> Result<(), StoreError> {
+    let now = tx.now();
+    execute!(tx, KEEP, sid, now, before, idle_since).map(drop)
 }
 
 /// Ends a sign-in: whose it was, if it was there.

@@ -17,6 +17,7 @@ use crate::support::{Answer, Engine, INTROSPECT, REVOKE, Server, TOKEN, VERIFIER
 const ONLINE: &str = "openid orders:read";
 const OFFLINE: &str = "openid orders:read offline_access";
 
+const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 
 /// A server on which the web shop always gets refresh tokens, and where Ada has signed in.
@@ -231,6 +232,32 @@ both! {
                 (short, long) = next;
             }
         }
+    }
+
+    /// An application that somebody uses all the time sends nobody to the login page every half hour.
+    async fn a_refresh_is_use_of_the_sign_in_that_it_would_end_with(engine) {
+        let mut scene = Scene::new(engine).await;
+        let (mut online, mut offline) = (scene.tokens(ONLINE).await, scene.tokens(OFFLINE).await);
+        let sweep = async |scene: &Scene| {
+            let swept = async || jobs::sweep_once(&scene.server.services).await.is_ok();
+            until("swept", swept).await;
+            scene.server.place.number("SELECT COUNT(*) FROM sign_ins").await
+        };
+        for _ in 0..3 {
+            scene.server.clock.advance(20 * MINUTE);
+            online = scene.next(&online).await;
+            assert_eq!(sweep(&scene).await, 1);
+        }
+        // What goes on without the person says nothing of them.
+        scene.server.clock.advance(20 * MINUTE);
+        offline = scene.next(&offline).await;
+        scene.server.clock.advance(11 * MINUTE);
+        // Over, and not swept yet: a refresh brings nothing back.
+        online = scene.next(&online).await;
+        assert_eq!(sweep(&scene).await, 0);
+        until("its access token is dead", async || scene.userinfo(&online).await == 401).await;
+        scene.is_dead("not used for half an hour", &online, true).await;
+        scene.next(&offline).await;
     }
 
     async fn a_refresh_token_ends_unused_and_in_the_end(engine) {
