@@ -101,8 +101,7 @@ CREATE TABLE revocations (
 );
 CREATE INDEX revocations_expiry ON revocations (expires_at);
 
--- Everything opaque and short-lived. Kinds never mix: an id of one kind is nothing to another. Short rows that are written
--- often are one tree on SQLite, not two.
+-- Everything opaque and short-lived. Kinds never mix: an id of one kind is nothing to another.
 CREATE TABLE artifacts (
     kind       TEXT NOT NULL,
     id         BYTEA NOT NULL,
@@ -111,7 +110,7 @@ CREATE TABLE artifacts (
     -- Of what anybody may leave here without signing in: the network that it came from, whose share is bounded.
     source     TEXT,
     PRIMARY KEY (kind, id)
-) WITHOUT ROWID;
+);
 CREATE INDEX artifacts_source ON artifacts (source, expires_at) WHERE source IS NOT NULL;
 CREATE INDEX artifacts_expiry ON artifacts (expires_at);
 
@@ -127,7 +126,8 @@ CREATE TABLE audit_events (
 );
 CREATE INDEX audit_events_at ON audit_events (at);
 
--- Exact counts of what is too frequent for a row each, per hour.
+-- Exact counts of what is too frequent for a row each, per hour. Written each second, for every client that asked: one tree
+-- on SQLite, not two.
 CREATE TABLE usage_counters (
     hour      BIGINT NOT NULL,
     event     TEXT NOT NULL,
