@@ -105,7 +105,7 @@ pub async fn agree(cx: &Cx<'_>, client: &Client, (id, flow): (&FlowId, &Flow), s
                     let row = ConsentRow { resource, scope, claims, identity: identity.clone() };
                     consents::save(tx, &sub, &client_id, &row).await?;
                 }
-                audit::record(tx, &actor, &client_id, &event).await?;
+                audit::record(tx, &actor, &client_id, &event)?;
                 Ok(true)
             })
         })
@@ -169,7 +169,7 @@ pub async fn withdraw(cx: &Cx<'_>, sub: &str, client_id: &str) -> Result<()> {
             let had = consents::forget(tx, &sub, &client_id).await?;
             let waits = issue::revoke_of_person_at(tx, &sub, &client_id, &actor).await?;
             if had {
-                audit::record(tx, &actor, &client_id, &Event::ConsentWithdrawn).await?;
+                audit::record(tx, &actor, &client_id, &Event::ConsentWithdrawn)?;
             }
             Ok(waits)
         })

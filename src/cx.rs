@@ -14,8 +14,8 @@ use crate::clients::{Registry, RemoteKeys};
 use crate::clock::{Clock, Micros};
 use crate::config::{Issuer, Tokens};
 use crate::error::Result;
-use crate::issue::KnownTokens;
 use crate::issue::revocations::Revocations;
+use crate::issue::{KnownTokens, Redemption, Rotation};
 use crate::keys::{Keys, MacKeys};
 use crate::look::Look;
 use crate::metrics::Metrics;
@@ -23,7 +23,7 @@ use crate::nodes::{Lease, Node};
 use crate::password::PasswordHasher;
 use crate::resources::Catalog;
 use crate::session;
-use crate::store::Db;
+use crate::store::{Db, Together};
 use crate::visitors::Visitors;
 
 /// The services of one issuer. There is nothing global: many issuers in one process are many of these.
@@ -62,6 +62,10 @@ pub struct Services {
     pub hasher: SecretHasher,
     /// Ids that may be used once.
     pub replay: Replay,
+    /// Codes that are redeemed at once.
+    pub redemptions: Together<Redemption>,
+    /// Refresh tokens that are exchanged at once.
+    pub rotations: Together<Rotation>,
     /// What was taken back.
     pub revocations: Revocations,
     /// Tokens whose signature was checked.

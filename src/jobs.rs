@@ -86,6 +86,8 @@ pub async fn sweep_once(services: &Services) -> Result<(), StoreError> {
 
 /// Between two looks at the signing keys' schedule. It stands in memory: a look costs nothing.
 const LOOK: Duration = Duration::from_millis(100);
+/// For so long a step is left to the node that leads; one that leads may not know the algorithm yet, or hang.
+const LEFT: Micros = 10 * SECOND;
 /// After a step that failed: making the key for the next try is work.
 const REST: Duration = Duration::from_secs(5);
 /// A step that has been due for longer is told, each time that so much has passed again.
@@ -115,8 +117,9 @@ pub async fn watch_rotation(services: Arc<Services>, stop: CancellationToken) {
     }
 }
 
-/// Moves the signing keys on by their schedule until `stop`. Every node tries what is due, and one makes it; the others
-/// learn of it by the feed. Nothing is kept between two steps, so whoever is there makes the next.
+/// Moves the signing keys on by their schedule until `stop`. The node that leads makes what is due, under its lease; the
+/// others learn of it by the feed. Nothing is kept between two steps, so whoever leads then makes the next; and where two
+/// try the same one, the database takes one of them.
 pub async fn rotate(services: Arc<Services>, stop: CancellationToken) {
     let (mut made, mut pause) = (0, LOOK);
     while tokio::time::timeout(pause, stop.cancelled()).await.is_err() {
@@ -126,8 +129,13 @@ pub async fn rotate(services: Arc<Services>, stop: CancellationToken) {
         if services.node.applied() < made {
             continue;
         }
-        for (algorithm, _) in due(&services, now) {
-            match services.keys.step(&services.db, now, algorithm).await {
+        for (algorithm, next) in due(&services, now) {
+            let trying = async {
+                let ours = now - next.at > LEFT || services.node.leads(&services.db).await?;
+                let nothing = Committed { value: None, seq: None };
+                if ours { services.keys.step(&services.db, now, algorithm).await } else { Ok(nothing) }
+            };
+            match trying.await {
                 Ok(Committed { value: Some(this), seq }) => {
                     tracing::info!(%algorithm, step = %this, "the signing keys' schedule went on");
                     made = seq.unwrap_or(made);

@@ -8,6 +8,7 @@
 #   race     one code, or one refresh token, presented many times at once, also at several processes, and with kill -9
 #            among it: what clients were told and what the database holds are one history
 #   rotation 500 rotations of the signing keys under load, on both engines, with processes that are killed meanwhile
+#   envoy    as many rotations, on both engines at once, before an Envoy that keeps the keys for exactly their max-age
 #   reseal   the command that seals everything anew is killed again and again, under load and beside servers: everything
 #            opens under the new master key, and nothing needs the old one
 #   t21      kill -9 right after a refresh token was revoked or used: it stays so
@@ -27,11 +28,11 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $CARGO_TARGET_DIR == /* ]] || CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
 
 declare -A rounds=(
-    [crash]=200 [replay]=200 [revoke]=1000 [race]=500 [rotation]=500 [reseal]=200 [t21]=500 [t135]=500 [t136]=10000
+    [crash]=200 [replay]=200 [revoke]=1000 [race]=500 [rotation]=500 [envoy]=500 [reseal]=200 [t21]=500 [t135]=500 [t136]=10000
     [fuzz]=1000000 [flood]=10000 [timing]=100000
 )
 parts=("$@")
-((${#parts[@]})) || parts=(crash replay revoke race rotation reseal t21 t135 t136 fuzz flood timing)
+((${#parts[@]})) || parts=(crash replay revoke race rotation envoy reseal t21 t135 t136 fuzz flood timing)
 for part in "${parts[@]}"; do
     [[ ${rounds[$part]:-} ]] || { echo "No part '$part'; there are: ${!rounds[*]}" >&2; exit 2; }
 done
@@ -61,6 +62,22 @@ rust() {
         cargo test --release --locked --no-fail-fast "$1" -- --nocapture --test-threads "${3:-1}" </dev/null 2>&1 |
         tee "$TMPDIR/log" || return
     grep -qE '^test result: ok\. [1-9]' "$TMPDIR/log" || { echo "No test ran."; return 1; }
+}
+
+envoy() {
+    local tools=$CARGO_TARGET_DIR/test-tools sqlite status=0
+    need python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
+    install_needed && python_tools "$tools" && postgres && cargo build --release --locked --bin sealwright || return
+    local rotation=(
+        env SEALWRIGHT="$CARGO_TARGET_DIR/release/sealwright" SEALWRIGHT_ROUNDS="${SEALWRIGHT_ROUNDS:-$1}"
+        SEALWRIGHT_TEST_LOGS="$TMPDIR" PYTHONDONTWRITEBYTECODE=1 "$tools/bin/python" tests/interop/envoy_rotation.py
+    )
+    "${rotation[@]}" sqlite &
+    sqlite=$!
+    "${rotation[@]}" postgres || status=$?
+    wait "$sqlite" || status=$?
+    return "$status"
 }
 
 # What cargo-fuzz does without a sanitizer, on the stable compiler: coverage counters, and operands of comparisons. Only
@@ -120,6 +137,7 @@ for part in "${parts[@]}"; do
     begun=$SECONDS
     case $part in
         crash) rust crash "${rounds[crash]}" 2 || failed+=("$part") ;;
+        envoy) envoy "${rounds[envoy]}" || failed+=("$part") ;;
         fuzz) { libfuzzer && rust f23_http "${rounds[fuzz]}"; } || failed+=("$part") ;;
         *) rust "$part" "${rounds[$part]}" || failed+=("$part") ;;
     esac

@@ -28,6 +28,15 @@ install_needed() {
     needed=()
 }
 
+# python_tools DIR: the Python that the scripts of tests/interop run by, with what they need.
+python_tools() {
+    if ! cmp -s tests/interop/requirements.txt "$1/requirements.txt"; then
+        python3 -m venv --clear "$1" || return
+        "$1/bin/pip" install --quiet --disable-pip-version-check --requirement tests/interop/requirements.txt || return
+        cp tests/interop/requirements.txt "$1/"
+    fi
+}
+
 # Where temporary files are quickest, if there is room: a disk that stalls costs a server its lease, and that is no
 # test's business but its own.
 roomy_memory() {

@@ -21,6 +21,9 @@ export TMPDIR SEALWRIGHT_TEST_LOGS=$logs SEALWRIGHT_TEST_NODE=$node
 started_postgres=
 
 cleanup() {
+    local job
+    for job in $(jobs -rp); do kill -- "-$job" || true; done
+    wait
     if [[ $started_postgres ]]; then bash tests/postgres.sh stop || true; fi
     rm -rf "$TMPDIR"
 }
@@ -57,6 +60,27 @@ part() {
     echo "── $name: $( ((bad == 0)) && echo fine || echo FAILED), $((SECONDS - begun)) s"
 }
 
+# begin NAME COMMAND…: goes on beside the parts that follow, because it waits more than it works, until `part NAME ended
+# NAME` tells how it went.
+begin() {
+    local name=$1
+    shift
+    # A job of its own group, so that all of it can be ended.
+    set -m
+    (
+        set +e
+        (set -e; "$@") </dev/null >"$logs/$name.out" 2>&1
+        echo "$?" >"$logs/$name.status"
+    ) &
+    set +m
+}
+
+ended() {
+    until [[ -s $logs/$1.status ]]; do sleep 1; done
+    cat "$logs/$1.out"
+    return "$(<"$logs/$1.status")"
+}
+
 install() {
     need cc gcc
     need make make
@@ -81,11 +105,7 @@ install() {
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
         rustup component add rustfmt clippy
     fi
-    if ! cmp -s tests/interop/requirements.txt "$tools/requirements.txt"; then
-        python3 -m venv --clear "$tools"
-        "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/interop/requirements.txt
-        cp tests/interop/requirements.txt "$tools/"
-    fi
+    python_tools "$tools"
     if ! cmp -s tests/interop/package-lock.json "$node/installed.json"; then
         mkdir -p "$node"
         cp tests/interop/package.json tests/interop/package-lock.json "$node/"
@@ -101,7 +121,7 @@ postgres() {
 }
 
 interop() {
-    SEALWRIGHT=$CARGO_TARGET_DIR/debug/sealwright timeout 600 "$tools/bin/python" "tests/interop/$1.py"
+    SEALWRIGHT=$CARGO_TARGET_DIR/debug/sealwright timeout 600 "$tools/bin/python" "tests/interop/$1.py" "${@:2}"
 }
 
 # Chromium with the production headers; what it saw is in target/screenshots.
@@ -123,14 +143,17 @@ part clippy cargo clippy --all-targets --locked -- -D warnings
 part test timeout 3600 cargo test --locked --no-fail-fast
 # Without the features that test dependencies switch on in shared ones: this is the binary that people get.
 part build cargo build --locked
+begin rotation interop envoy_rotation sqlite
+begin rotationpostgres interop envoy_rotation postgres
 part authlib interop authlib_client
 part authliblogin interop authlib_login
 part openidclient interop openid_client
 part envoy interop envoy_gateway
-part envoyrotation interop envoy_rotation
 part nginx interop nginx_gateway
 part recipes interop recipes
 part browser browser
+part envoyrotation ended rotation
+part envoyrotationpostgres ended rotationpostgres
 
 echo
 if ((${#broken[@]})); then echo "Failed: ${broken[*]} (see $logs)"; fi

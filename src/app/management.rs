@@ -63,7 +63,8 @@ async fn metrics(State(services): State<Arc<Services>>) -> Response {
 fn observe(services: &Services) {
     let (metrics, node, load) = (&services.metrics, &services.node, services.db.load());
     metrics.set_pool(load.idle, load.busy);
-    metrics.write_queue.set(i64::try_from(load.queue).unwrap_or(i64::MAX));
+    let queue = load.queue + services.redemptions.queued() + services.rotations.queued();
+    metrics.write_queue.set(i64::try_from(queue).unwrap_or(i64::MAX));
     metrics.lease_remaining.set(in_seconds(node.lease_remaining()));
     metrics.feed_lag.set(in_seconds(node.lag()));
     metrics.feed_applied.set(node.applied());

@@ -37,7 +37,7 @@ use crate::nodes::{self, Node};
 use crate::oauth::{self, OAuth, Published};
 use crate::outbound::{Outbound, OutboundError};
 use crate::password::{HashSettings, PasswordHasher};
-use crate::store::StoreError;
+use crate::store::{StoreError, Together};
 use crate::visitors::{self, Visitors};
 use crate::{account, error, jobs, oidc, pages, session};
 
@@ -306,6 +306,8 @@ fn services(config: &Config, opened: Opened, mac: MacKeys, metrics: Arc<Metrics>
         passwords,
         min_password_length: min_password_length(config),
         replay: Replay::start(db.clone()),
+        redemptions: Together::start(&db),
+        rotations: Together::start(&db),
         revocations: Revocations::default(),
         known_tokens: KnownTokens::default(),
         audit: Audit::default(),

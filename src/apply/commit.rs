@@ -136,7 +136,7 @@ struct New {
 async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result<(), StoreError> {
     let actor = Actor::command_line();
     save_resources(tx, &actor, changes).await?;
-    let record = async |tx: &mut Tx, object: &str, event: Event| audit::record(tx, &actor, object, &event).await;
+    let record = |tx: &mut Tx, object: &str, event: Event| audit::record(tx, &actor, object, &event);
     for change in changes {
         let (id, action) = (change.id.as_str(), change.action);
         match &change.work {
@@ -145,15 +145,15 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
                 clients::delete(tx, id).await?;
                 claim_mappers::delete_of_client(tx, id).await?;
                 revoke_tokens(tx, id).await?;
-                record(tx, id, Event::ClientRemoved).await?;
+                record(tx, id, Event::ClientRemoved)?;
             }
             Work::SaveClaim { row } => {
                 claim_mappers::save(tx, row).await?;
-                record(tx, id, Event::ClaimSaved { action, fields: change.fields.clone() }).await?;
+                record(tx, id, Event::ClaimSaved { action, fields: change.fields.clone() })?;
             }
             Work::RemoveClaim { row } => {
                 claim_mappers::delete(tx, row).await?;
-                record(tx, id, Event::ClaimRemoved).await?;
+                record(tx, id, Event::ClaimRemoved)?;
             }
             Work::SaveUser(work) => save_user(tx, &actor, change, work, new.people.pop_front().flatten()).await?,
             Work::RemoveUser { sub, updated_at } => {
@@ -164,7 +164,7 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
                 session::end_all(tx, &actor, sub).await?;
                 throttle::forget(tx, sub).await?;
                 users::delete(tx, sub).await?;
-                record(tx, sub, Event::UserRemoved).await?;
+                record(tx, sub, Event::UserRemoved)?;
             }
             Work::SaveClient { row, origins, credentials } => {
                 clients::save(tx, row, origins).await?;
@@ -175,11 +175,11 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
                     grants::revoke_of_client(tx, id).await?;
                 }
                 let fields = change.fields.clone();
-                record(tx, id, Event::ClientSaved { action, fields }).await?;
+                record(tx, id, Event::ClientSaved { action, fields })?;
                 for gone in &credentials.remove {
                     clients::remove_credential(tx, id, &gone.id).await?;
                     let (label, kind) = (gone.label.clone(), gone.kind.clone());
-                    record(tx, id, Event::CredentialRemoved { label, kind }).await?;
+                    record(tx, id, Event::CredentialRemoved { label, kind })?;
                 }
                 for (credential, expires_at) in &credentials.expire {
                     clients::set_expiry(tx, id, credential, *expires_at).await?;
@@ -187,7 +187,7 @@ async fn run(tx: &mut Tx, changes: &[Change], head: i64, mut new: New) -> Result
                 for row in new.credentials.drain(..credentials.add.len().min(new.credentials.len())) {
                     clients::add_credential(tx, id, &row).await?;
                     let kind = row.kind.to_owned();
-                    record(tx, id, Event::CredentialAdded { label: row.label, kind }).await?;
+                    record(tx, id, Event::CredentialAdded { label: row.label, kind })?;
                 }
             }
         }
@@ -215,7 +215,7 @@ async fn save_resources(tx: &mut Tx, actor: &Actor, changes: &[Change]) -> Resul
             }
             _ => continue,
         };
-        audit::record(tx, actor, &change.id, &event).await?;
+        audit::record(tx, actor, &change.id, &event)?;
     }
     added.sort_unstable();
     for (name, resource, description) in added {
@@ -249,13 +249,13 @@ async fn save_user(
         row.password_import = password.as_deref().filter(|_| imports).map(password::import);
         row.password = password;
         users::add(tx, &row).await?;
-        return audit::record(tx, actor, &row.sub, &saved).await;
+        return audit::record(tx, actor, &row.sub, &saved);
     }
     // People have no place in the feed's check below: each row says by itself whether it is as it was compared.
     if !users::save(tx, &row).await? {
         return Err(changed());
     }
-    audit::record(tx, actor, &row.sub, &saved).await?;
+    audit::record(tx, actor, &row.sub, &saved)?;
     match password {
         Some(phc) if imports => crate::users::import_password(tx, actor, &row.sub, &phc).await?,
         Some(phc) => crate::users::set_password(tx, actor, &row.sub, &phc).await?,

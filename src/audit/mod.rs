@@ -71,10 +71,11 @@ impl Actor {
 /// Records `event`, done by `actor` to `object`, in the transaction of what it records.
 ///
 /// # Errors
-/// When the row cannot be written: then nothing else of the transaction stands either.
-pub async fn record(tx: &mut Tx, actor: &Actor, object: &str, event: &Event) -> Result<(), StoreError> {
+/// Without randomness. Where the row cannot be written, nothing else of the transaction stands either.
+pub fn record(tx: &mut Tx, actor: &Actor, object: &str, event: &Event) -> Result<(), StoreError> {
     let id: Id = random().map_err(|cause| StoreError::Unfit(cause.to_string()))?;
-    audit::add(tx, id, &row(tx.now(), actor, object, event)?).await
+    tx.record(id, row(tx.now(), actor, object, event)?);
+    Ok(())
 }
 
 fn row(at: Micros, actor: &Actor, object: &str, event: &Event) -> Result<EventRow, StoreError> {
@@ -247,8 +248,8 @@ impl Audit {
             let waiting = chunk.clone();
             let written = db.write(move |tx| {
                 Box::pin(async move {
-                    for (id, event) in &chunk {
-                        audit::add(tx, *id, event).await?;
+                    for (id, event) in chunk {
+                        tx.record(id, event);
                     }
                     Ok(())
                 })

@@ -208,7 +208,7 @@ async fn add(who: Who, from: &PasswordFrom, profile: Profile) -> Result<(), Fail
         Box::pin(async move {
             rows::add(tx, &new).await?;
             let saved = Event::UserSaved { action: Action::Create, fields: Vec::new() };
-            audit::record(tx, &Actor::command_line(), &new.sub, &saved).await
+            audit::record(tx, &Actor::command_line(), &new.sub, &saved)
         })
     });
     match added.await {

@@ -78,7 +78,7 @@ pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn)
         Box::pin(async move {
             let added = grants::add(tx, &grant).await?;
             if added {
-                audit::record(tx, &actor, &id_text(&grant.id), &event).await?;
+                audit::record(tx, &actor, &id_text(&grant.id), &event)?;
                 for old in grants::beyond(tx, &grant.sub, &grant.client_id, MOST_GRANTS).await? {
                     revoke_grant(tx, &old, &actor, "there are too many newer ones").await?;
                 }

@@ -99,7 +99,8 @@ pub struct LiveRefresh {
 /// 503 when the database cannot answer.
 pub async fn describe_refresh(cx: &Cx<'_>, client: &Client, token: RefreshToken) -> Result<Option<LiveRefresh>> {
     let (client_id, now) = (client.client_id.as_ref().to_owned(), cx.now);
-    let read = cx.db.read(move |conn| Box::pin(async move { grants::live(conn, &token.grant, &client_id, now).await }));
+    let read =
+        cx.db.read(move |conn| Box::pin(async move { grants::live_of(conn, token.grant, &client_id, now).await }));
     let row = read.await?.filter(|row| row.generation == i64::from(token.generation));
     Ok(row.map(|row| LiveRefresh {
         iss: cx.issuer.as_str().to_owned(),

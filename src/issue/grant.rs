@@ -1,6 +1,7 @@
-//! Using codes and refresh tokens up: one transaction each, which consumes, lets the grant judge what was consumed,
+//! Using codes and refresh tokens up, several in one transaction: it consumes, lets the grants judge what was consumed,
 //! keeps and records what comes of it, or takes the whole grant back (mechanisms.md, "Codes" and "Refresh tokens").
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::code::id_text;
@@ -16,9 +17,9 @@ use crate::nodes;
 use crate::secret::Id;
 use crate::session;
 use crate::store::grants::{self, Ends, GrantRow};
-use crate::store::{StoreError, Tx, users};
+use crate::store::{Change, JobFuture, StoreError, Tx, users};
 use crate::users::User;
-use crate::wire::{Algorithm, GrantType, Scope};
+use crate::wire::{GrantType, Scope};
 
 /// What a person granted, as it was then.
 #[derive(Clone, Debug)]
@@ -61,21 +62,43 @@ impl Grant {
 }
 
 /// What came of a code or a refresh token.
-pub(super) struct Renewed {
+pub struct Renewed {
     pub(super) draft: Draft,
     pub(super) grant: Grant,
     /// The refresh token that goes with it.
     pub(super) refresh: Option<RefreshToken>,
-    /// Whom the ID token speaks of, as they were when this was used up; `None` when none is wanted.
+    /// Whether an ID token goes with it,
+    wants_id_token: bool,
+    /// and of whom: as they were when this was used up.
     pub(super) person: Option<User>,
 }
 
-/// How a transaction ended that did not fail.
-enum Outcome {
+/// How a change ended that did not fail.
+pub enum Outcome {
     Renewed(Box<Renewed>),
     Refused(Error),
     /// The grant was taken back, by this transaction or, up to this change, by another before it.
     Revoked(Option<i64>),
+}
+
+/// A code to redeem.
+pub struct Redemption {
+    record: Record,
+    code: [u8; 32],
+    judge: Judge,
+    /// How long what comes of it lives, from when it is redeemed.
+    lives: Ends,
+}
+
+/// A refresh token to exchange for the next.
+pub struct Rotation {
+    record: Record,
+    token: RefreshToken,
+    judge: Judge,
+    /// How long the token before the current one is still answered.
+    window: Micros,
+    idle: Micros,
+    sessions: session::Settings,
 }
 
 /// Redeems a code (RFC 6749 §4.1.3). One that was redeemed before takes its grant with it (§4.1.2), and the answer
@@ -83,86 +106,195 @@ enum Outcome {
 pub(super) async fn redeem(cx: &Cx<'_>, mint: Mint, code: [u8; 32], judge: Judge) -> Result<Renewed> {
     // Without a lease the answer would be 503, and the code gone.
     cx.require_lease()?;
-    let lives = |seconds: u32| cx.now + i64::from(seconds) * SECOND;
-    let ends = Ends {
-        plain: lives(cx.tokens.max_access_token_lifetime_seconds),
-        idle: lives(cx.tokens.refresh_token_idle_seconds),
-        absolute: lives(cx.tokens.refresh_token_lifetime_seconds),
+    let lives = Ends {
+        plain: i64::from(cx.tokens.max_access_token_lifetime_seconds) * SECOND,
+        idle: i64::from(cx.tokens.refresh_token_idle_seconds) * SECOND,
+        absolute: i64::from(cx.tokens.refresh_token_lifetime_seconds) * SECOND,
     };
     let record = Record::new(cx, mint, GrantType::AuthorizationCode);
-    let redeemed = cx.db.write(move |tx| {
-        Box::pin(async move {
-            let client_id = record.mint.client.client_id.as_ref();
-            let Some(row) = grants::redeem(tx, &code, client_id, &ends).await? else {
-                return match grants::used(tx, &code, client_id).await? {
-                    Some(id) => record.revoke(tx, &id, "the code was used again").await,
-                    None => Ok(Outcome::Refused(no_code())),
-                };
-            };
-            let grant = Grant::from_row(&row)?;
-            // Refused or not, the code is used up: nobody guesses twice.
-            let draft = match judge(&grant).and_then(|terms| record.mint.draft(terms, Some(&grant))) {
-                Ok(draft) => draft,
-                Err(refused) => {
-                    grants::burn(tx, &grant.id).await?;
-                    return Ok(Outcome::Refused(refused));
-                }
-            };
-            let refresh = (row.generation > 0).then_some(RefreshToken { grant: grant.id, generation: 1 });
-            record.renewed(tx, draft, grant, refresh).await
-        })
-    });
-    let redeemed = redeemed.await?;
+    let redeemed = cx.redemptions.write(Redemption { record, code, judge, lives }).await?;
     told(cx, redeemed.value, redeemed.seq, no_code()).await
 }
 
 /// Exchanges a refresh token for its successor (RFC 9700 §4.14.2). Within the retry window the one just before gets the
-/// same successor again; any other that was used takes its grant with it, and the answer comes when every node acts on
-/// that.
+/// same successor again; any other that was used, or that another client has, takes its grant with it, and the answer
+/// comes when every node acts on that.
 pub(super) async fn rotate(cx: &Cx<'_>, mint: Mint, token: RefreshToken, judge: Judge) -> Result<Renewed> {
     cx.require_lease()?;
-    let window = i64::from(cx.tokens.refresh_retry_seconds) * SECOND;
-    let idle = i64::from(cx.tokens.refresh_token_idle_seconds) * SECOND;
-    let sessions = cx.sessions;
-    let record = Record::new(cx, mint, GrantType::RefreshToken);
-    let rotated = cx.db.write(move |tx| {
-        Box::pin(async move {
-            let (id, now) = (token.grant, tx.now());
-            let client_id = record.mint.client.client_id.as_ref();
-            let Some(row) = grants::live(tx, &id, client_id, now).await? else {
-                return Ok(Outcome::Refused(no_refresh_token()));
-            };
-            let presented = Presented::of(token, &row, now, window);
-            if presented == Presented::Again {
-                return record.revoke(tx, &id, "the refresh token was used again").await;
-            }
-            // What a grant covers never changes, so it is judged before anything is used up: a refusal changes nothing.
-            let grant = Grant::from_row(&row)?;
-            let draft = match judge(&grant).and_then(|terms| record.mint.draft(terms, Some(&grant))) {
-                Ok(draft) => draft,
-                Err(refused) => return Ok(Outcome::Refused(refused)),
-            };
-            if presented == Presented::Current
-                && !grants::rotate(tx, &id, client_id, token.generation.into(), now + idle).await?
-            {
-                // Somebody was first, at this very moment.
-                match grants::live(tx, &id, client_id, now).await? {
-                    None => return Ok(Outcome::Refused(no_refresh_token())),
-                    Some(row) if Presented::of(token, &row, now, window) == Presented::Retried => {}
-                    Some(_) => return record.revoke(tx, &id, "the refresh token was used again").await,
-                }
-            }
-            // Who uses an application is not away: what would end with the sign-in keeps it.
-            if sessions.end_grants.ends(grant.scope.contains("offline_access")) {
-                session::kept(tx, &grant.sid, sessions).await?;
-            }
-            let generation = token.generation.saturating_add(1);
-            let refresh = Some(RefreshToken { grant: id, generation });
-            record.renewed(tx, draft, grant, refresh).await
-        })
+    let rotated = cx.rotations.write(Rotation {
+        record: Record::new(cx, mint, GrantType::RefreshToken),
+        token,
+        judge,
+        window: i64::from(cx.tokens.refresh_retry_seconds) * SECOND,
+        idle: i64::from(cx.tokens.refresh_token_idle_seconds) * SECOND,
+        sessions: cx.sessions,
     });
     let rotated = rotated.await?;
     told(cx, rotated.value, rotated.seq, no_refresh_token()).await
+}
+
+impl Change for Redemption {
+    type Done = Outcome;
+
+    fn object(&self) -> &[u8] {
+        &self.code
+    }
+
+    fn make<'t>(tx: &'t mut Tx, changes: Vec<&'t Self>) -> JobFuture<'t, Vec<Outcome>> {
+        Box::pin(async move {
+            let Some(Self { lives, .. }) = changes.first() else { return Ok(Vec::new()) };
+            let now = tx.now();
+            let ends = Ends { plain: now + lives.plain, idle: now + lives.idle, absolute: now + lives.absolute };
+            let codes: Vec<_> = changes.iter().map(|change| (&change.code, change.record.client_id())).collect();
+            let rows = grants::redeem(tx, &codes, ends).await?;
+            let mut rows: HashMap<_, _> = rows.iter().map(|row| (row.code_hash.as_slice(), row)).collect();
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for change in changes {
+                let row = rows.remove(&change.code[..]);
+                outcomes.push(change.redeemed(tx, row).await?);
+            }
+            find_people(tx, &mut outcomes).await?;
+            Ok(outcomes)
+        })
+    }
+}
+
+impl Redemption {
+    /// What comes of the code, with its grant if it was good until now.
+    async fn redeemed(&self, tx: &mut Tx, row: Option<&GrantRow>) -> Result<Outcome, StoreError> {
+        let Some(row) = row else {
+            return match grants::used(tx, &self.code, self.record.client_id()).await? {
+                Some(id) => self.record.revoke(tx, &id, "the code was used again").await,
+                None => Ok(Outcome::Refused(no_code())),
+            };
+        };
+        let grant = Grant::from_row(row)?;
+        // Refused or not, the code is used up: nobody guesses twice.
+        match self.record.draft(&self.judge, &grant) {
+            Ok(draft) => {
+                self.record.can_sign(&draft, &grant).map_err(StoreError::Refused)?;
+                let refresh = (row.generation > 0).then_some(RefreshToken { grant: grant.id, generation: 1 });
+                self.record.renewed(tx, draft, grant, refresh).await
+            }
+            Err(refused) => {
+                grants::burn(tx, &grant.id).await?;
+                Ok(Outcome::Refused(refused))
+            }
+        }
+    }
+}
+
+impl Change for Rotation {
+    type Done = Outcome;
+
+    fn object(&self) -> &[u8] {
+        &self.token.grant
+    }
+
+    fn make<'t>(tx: &'t mut Tx, changes: Vec<&'t Self>) -> JobFuture<'t, Vec<Outcome>> {
+        Box::pin(async move {
+            let now = tx.now();
+            let ids: Vec<Id> = changes.iter().map(|change| change.token.grant).collect();
+            let rows = grants::live(tx, &ids, now).await?;
+            let rows: HashMap<_, _> = rows.iter().map(|row| (row.id.as_slice(), row)).collect();
+            let (mut judged, mut current) = (Vec::with_capacity(changes.len()), Vec::with_capacity(changes.len()));
+            for change in &changes {
+                let stands = change.judged(rows.get(&change.token.grant[..]).copied(), now)?;
+                if let Judged::Current(..) = stands {
+                    current.push((change.token.grant, i64::from(change.token.generation)));
+                }
+                judged.push(stands);
+            }
+            let idle = changes.first().map_or(0, |change| now + change.idle);
+            let rotated = grants::rotate(tx, &current, idle).await?;
+            if usize::try_from(rotated) != Ok(current.len()) {
+                // Somebody was first, at this very moment: judged once more, alone, this is not the current one any more.
+                let [change] = changes[..] else { return Err(StoreError::Unfit("a grant changed meanwhile".into())) };
+                let row = grants::live(tx, &ids, now).await?.pop();
+                judged = vec![change.judged(row.as_ref(), now)?];
+                if let [Judged::Current(..)] = judged[..] {
+                    return Err(StoreError::Unavailable("the grant is changing at this moment; try again".into()));
+                }
+            }
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for (change, judged) in changes.into_iter().zip(judged) {
+                outcomes.push(change.rotated(tx, judged).await?);
+            }
+            find_people(tx, &mut outcomes).await?;
+            Ok(outcomes)
+        })
+    }
+}
+
+/// What a genuine refresh token is good for.
+enum Judged {
+    /// It is the one to use,
+    Current(Draft, Grant),
+    /// or the one before it, and so soon that its answer may have been lost.
+    Retried(Draft, Grant),
+    Refused(Error),
+    /// It was used before, or somebody else has it: somebody has it who must not.
+    Leaked(&'static str),
+}
+
+impl Rotation {
+    /// What a grant covers never changes, so it is judged before anything is used up: a refusal changes nothing.
+    fn judged(&self, row: Option<&GrantRow>, now: Micros) -> Result<Judged, StoreError> {
+        let Some(row) = row else { return Ok(Judged::Refused(no_refresh_token())) };
+        if row.client_id != self.record.client_id() {
+            return Ok(Judged::Leaked("another client presented the refresh token"));
+        }
+        let presented = Presented::of(self.token, row, now, self.window);
+        if presented == Presented::Again {
+            return Ok(Judged::Leaked("the refresh token was used again"));
+        }
+        let grant = Grant::from_row(row)?;
+        let draft = self.record.draft(&self.judge, &grant);
+        let draft = draft.and_then(|draft| self.record.can_sign(&draft, &grant).map(|()| draft));
+        Ok(match draft {
+            Ok(draft) if presented == Presented::Current => Judged::Current(draft, grant),
+            Ok(draft) => Judged::Retried(draft, grant),
+            Err(refused) => Judged::Refused(refused),
+        })
+    }
+
+    async fn rotated(&self, tx: &mut Tx, judged: Judged) -> Result<Outcome, StoreError> {
+        let (draft, grant) = match judged {
+            Judged::Current(draft, grant) | Judged::Retried(draft, grant) => (draft, grant),
+            Judged::Refused(refused) => return Ok(Outcome::Refused(refused)),
+            Judged::Leaked(reason) => return self.record.revoke(tx, &self.token.grant, reason).await,
+        };
+        // Who uses an application is not away: what would end with the sign-in keeps it.
+        if self.sessions.end_grants.ends(grant.scope.contains("offline_access")) {
+            session::kept(tx, &grant.sid, self.sessions).await?;
+        }
+        let generation = self.token.generation.saturating_add(1);
+        let refresh = Some(RefreshToken { grant: self.token.grant, generation });
+        self.record.renewed(tx, draft, grant, refresh).await
+    }
+}
+
+/// The people of the ID tokens, in one statement.
+async fn find_people(tx: &mut Tx, outcomes: &mut [Outcome]) -> Result<(), StoreError> {
+    let mut renewed: Vec<&mut Renewed> = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        if let Outcome::Renewed(one) = outcome
+            && one.wants_id_token
+        {
+            renewed.push(one);
+        }
+    }
+    let mut subs: Vec<&str> = renewed.iter().map(|renewed| renewed.grant.sub.as_str()).collect();
+    subs.sort_unstable();
+    subs.dedup();
+    let rows = users::find_all(tx, &subs).await?;
+    for renewed in renewed {
+        // A grant goes with its person, and was used up in this transaction.
+        let row = rows.iter().find(|row| row.sub == renewed.grant.sub);
+        let row = row.ok_or_else(|| StoreError::Unfit("a grant of nobody".to_owned()))?;
+        renewed.person = Some(User::from_row(row)?);
+    }
+    Ok(())
 }
 
 async fn told(cx: &Cx<'_>, outcome: Outcome, seq: Option<i64>, revoked: Error) -> Result<Renewed> {
@@ -224,9 +356,26 @@ impl Record {
         Self { actor: Actor::client(cx, &mint.client.client_id), mint, grant_type, ring: cx.keys.ring() }
     }
 
-    /// What cannot be signed at this time is asked for again: everything is undone.
-    fn can_sign(&self, algorithm: Algorithm) -> Result<(), StoreError> {
-        signer(&self.ring, algorithm).map(drop).map_err(StoreError::Refused)
+    fn client_id(&self) -> &str {
+        &self.mint.client.client_id
+    }
+
+    fn draft(&self, judge: &Judge, grant: &Grant) -> Result<Draft> {
+        self.mint.draft(judge(grant)?, Some(grant))
+    }
+
+    fn wants_id_token(&self, grant: &Grant) -> bool {
+        let metadata = &self.mint.client.metadata;
+        (self.grant_type == GrantType::AuthorizationCode || metadata.id_token_on_refresh)
+            && grant.scope.contains("openid")
+            && metadata.scope.contains("openid")
+    }
+
+    /// What cannot be signed at this time is asked for again, and nothing is used up for it.
+    fn can_sign(&self, draft: &Draft, grant: &Grant) -> Result<()> {
+        let access = if let Minted::Jwt(algorithm) = draft.minted { Some(algorithm) } else { None };
+        let id = self.wants_id_token(grant).then_some(self.mint.client.metadata.id_token_signed_response_alg);
+        access.into_iter().chain(id).try_for_each(|algorithm| signer(&self.ring, algorithm).map(drop))
     }
 
     async fn renewed(
@@ -236,22 +385,7 @@ impl Record {
         grant: Grant,
         refresh: Option<RefreshToken>,
     ) -> Result<Outcome, StoreError> {
-        if let Minted::Jwt(algorithm) = draft.minted {
-            self.can_sign(algorithm)?;
-        }
         draft.keep(tx).await?;
-        let wants_id_token =
-            self.grant_type == GrantType::AuthorizationCode || self.mint.client.metadata.id_token_on_refresh;
-        let openid = grant.scope.contains("openid") && self.mint.client.metadata.scope.contains("openid");
-        let person = if wants_id_token && openid {
-            self.can_sign(self.mint.client.metadata.id_token_signed_response_alg)?;
-            let row = users::find(tx, &grant.sub).await?;
-            // A grant goes with its person, and was used up in this transaction.
-            let row = row.ok_or_else(|| StoreError::Unfit("a grant of nobody".to_owned()))?;
-            Some(User::from_row(&row)?)
-        } else {
-            None
-        };
         let claims = &draft.claims;
         let event = Event::TokensIssued {
             grant_type: self.grant_type,
@@ -259,8 +393,14 @@ impl Record {
             scope: claims.scope.to_string(),
             jti: claims.jti.clone(),
         };
-        audit::record(tx, &self.actor, &id_text(&grant.id), &event).await?;
-        Ok(Outcome::Renewed(Box::new(Renewed { draft, grant, refresh, person })))
+        audit::record(tx, &self.actor, &id_text(&grant.id), &event)?;
+        Ok(Outcome::Renewed(Box::new(Renewed {
+            wants_id_token: self.wants_id_token(&grant),
+            draft,
+            grant,
+            refresh,
+            person: None,
+        })))
     }
 
     async fn revoke(&self, tx: &mut Tx, id: &Id, reason: &'static str) -> Result<Outcome, StoreError> {

@@ -30,8 +30,8 @@ pub use describe::{Described, KnownTokens, LiveRefresh, describe, describe_refre
 pub use draft::longest_lifetime;
 use draft::{Draft, Mint, Minted};
 pub use facts::facts_of;
-pub use grant::Grant;
 use grant::Renewed;
+pub use grant::{Grant, Redemption, Rotation};
 pub use hint::{Hint, hint};
 use id_token::IdClaims;
 pub use refresh::RefreshToken;
@@ -74,7 +74,7 @@ pub struct Terms {
 }
 
 /// Makes terms of what a person granted. It runs inside a transaction: it reads nothing but what it holds.
-pub type Judge = Box<dyn FnOnce(&Grant) -> Result<Terms> + Send>;
+pub type Judge = Box<dyn Fn(&Grant) -> Result<Terms> + Send + Sync>;
 
 /// RFC 6749 §5.1, OpenID Connect Core §3.1.3.3.
 #[derive(Debug, Serialize)]
@@ -199,7 +199,7 @@ async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {
 
 /// What was used up for these tokens is gone, so from here on nothing is refused that can be waited for.
 async fn of_person(cx: &Cx<'_>, client: &Client, renewed: Renewed, mut places: Vec<Place>) -> Result<TokenResponse> {
-    let Renewed { draft, grant, refresh, person } = renewed;
+    let Renewed { draft, grant, refresh, person, .. } = renewed;
     let (access_token, id_token) = loop {
         let (access_token, signed_by) = match draft.minted.clone() {
             Minted::Jwt(algorithm) => {

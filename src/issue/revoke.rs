@@ -29,7 +29,7 @@ pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
         let revoking = cx.db.write(move |tx| {
             Box::pin(async move {
                 let now = tx.now();
-                match grants::live(tx, &token.grant, &client_id, now).await? {
+                match grants::live_of(tx, token.grant, &client_id, now).await? {
                     Some(_) => revoke_grant(tx, &token.grant, &actor, "the client revoked it").await,
                     None => feed::head(tx).await.map(Some),
                 }
@@ -49,7 +49,7 @@ pub async fn revoke(cx: &Cx<'_>, client: &Client, token: &str) -> Result<()> {
         let revoking = cx.db.write(move |tx| {
             Box::pin(async move {
                 if revocations::add(tx, Kind::Token, &jti, always, expires_at).await? {
-                    audit::record(tx, &actor, &jti, &Event::TokenRevoked).await?;
+                    audit::record(tx, &actor, &jti, &Event::TokenRevoked)?;
                     return Ok(None);
                 }
                 // Somebody was first, and nodes may still be learning of it: this caller waits for the same.
@@ -77,7 +77,7 @@ pub(super) async fn revoke_grant(
     }
     let now = tx.now();
     revocations::add(tx, Kind::Grant, &id_text(id), now, now + LEASE_BOUND + LONGEST_LIFETIME).await?;
-    audit::record(tx, actor, &id_text(id), &Event::GrantRevoked { reason }).await?;
+    audit::record(tx, actor, &id_text(id), &Event::GrantRevoked { reason })?;
     Ok(None)
 }
 

@@ -74,7 +74,7 @@ async fn make_first(db: &Db, master: &Arc<MasterKeys>) -> Result<(), StoreError>
         Box::pin(async move {
             let sealed = master.seal(tx, MAC_KEY, &FIRST, &key[..]).await?;
             if mac_keys::add(tx, FIRST, &sealed).await? {
-                audit::record(tx, &Actor::system(), "first", &Event::MacKeyMade).await?;
+                audit::record(tx, &Actor::system(), "first", &Event::MacKeyMade)?;
             }
             Ok(())
         })

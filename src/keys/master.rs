@@ -200,7 +200,7 @@ pub async fn turn(db: &Db, keys: Arc<MasterKeys>) -> Result<Turned, StoreError> 
             }
             meta::replace(tx, SEALS, &mark(old), &mark(new)).await?;
             let from = old.id().to_string();
-            audit::record(tx, &Actor::command_line(), &new_id, &Event::MasterKeyTurned { from: from.clone() }).await?;
+            audit::record(tx, &Actor::command_line(), &new_id, &Event::MasterKeyTurned { from: from.clone() })?;
             Ok(Turned::From(from))
         })
     });

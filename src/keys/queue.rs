@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 use super::pair::{KeyError, KeyPair};
 use crate::error::{Error, Result};
 
-/// So many signatures are answered together. Each answer wakes a worker, and on a busy core two changes of threads for
-/// each signature cost a fifth of it; the first of them waits for the others by about a millisecond.
-const BURST: usize = 4;
+/// So many signatures are answered together, where so many wait. Each answer wakes a worker, and on a busy core two
+/// changes of threads for each signature cost a fifth of it; and what comes together is used up together
+/// (`store::Together`). The first of them waits for the others by some milliseconds.
+const BURST: usize = 16;
 
 /// A bounded queue of signatures and the threads that make them; clones are the same queue.
 #[derive(Clone, Debug)]

@@ -165,7 +165,7 @@ impl Turn {
             } else {
                 Event::SigningKeyMade { alg, state: state.as_str() }
             };
-            audit::record(tx, &self.actor, &row.kid, &made).await?;
+            audit::record(tx, &self.actor, &row.kid, &made)?;
         }
         Ok(added)
     }
@@ -174,7 +174,7 @@ impl Turn {
     async fn pass(&self, tx: &mut Tx, key: &Life, to: KeyState, times: Times) -> Result<bool, StoreError> {
         let passed = signing_keys::pass(tx, &key.kid, (key.state.as_str(), to.as_str()), times).await?;
         if passed {
-            audit::record(tx, &self.actor, &key.kid, &self.event(to, times)).await?;
+            audit::record(tx, &self.actor, &key.kid, &self.event(to, times))?;
         }
         Ok(passed)
     }

@@ -102,6 +102,19 @@ impl Node {
         Err(Error::unavailable("This node is cut off from its database; try again.", 2))
     }
 
+    /// Whether it is this node's part to do what one of all nodes does: it holds a lease, and has for longest.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn leads(&self, db: &Db) -> std::result::Result<bool, StoreError> {
+        if self.lease().is_none() || db.sqlite_path().is_some() {
+            return Ok(self.lease().is_some());
+        }
+        let now = self.clock.now();
+        let eldest = db.read(move |conn| Box::pin(nodes::eldest(conn, now))).await?;
+        Ok(eldest == Some(self.id))
+    }
+
     /// From here on this node only finishes what it has begun.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);

@@ -218,7 +218,7 @@ pub async fn begin(cx: &Cx<'_>, session: &Session, agent: Option<String>, proven
             let sid = sessions::sign_in(tx, (&browser, agent.as_deref()), &new).await?;
             throttle::succeeded(tx, &charge).await?;
             let event = Event::SignedIn { sid: sid.clone(), amr: new.amr };
-            audit::record(tx, &actor, &new.sub, &event).await?;
+            audit::record(tx, &actor, &new.sub, &event)?;
             Ok(Some((sid, since)))
         })
     });
@@ -285,7 +285,7 @@ pub async fn end(cx: &Cx<'_>, sids: Vec<String>) -> Result<()> {
             for sid in sids {
                 let Some(sub) = sessions::end(tx, &sid).await? else { continue };
                 let actor = actor.clone().named(&sub);
-                audit::record(tx, &actor, &sub, &Event::SignedOut { sid: sid.clone() }).await?;
+                audit::record(tx, &actor, &sub, &Event::SignedOut { sid: sid.clone() })?;
                 issue::revoke_of_session(tx, &sid, ends, &actor).await?;
             }
             Ok(())

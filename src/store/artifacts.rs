@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::conn::{execute, execute_rows, fetch, queries};
+use super::conn::{MANY, execute, execute_rows, fetch, filled, queries};
 use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 use crate::secret::random_text;
@@ -34,9 +34,6 @@ macro_rules! burn {
         )
     };
 }
-
-/// How many rows the long text has.
-const MANY: usize = 32;
 
 queries! {
     PUT = "INSERT INTO artifacts (kind, id, body, expires_at, source) VALUES ($1, $2, $3, $4, $5)";
@@ -123,11 +120,7 @@ pub async fn burn(tx: &mut Tx, kind: Kind, ids: &[(Key, Micros)]) -> Result<Hash
         let burnt = match chunk {
             [] => 0,
             [(id, expires_at)] => execute!(tx, BURN_ONE, kind.as_str(), &mark, &id[..], *expires_at)?,
-            // A short batch is filled up with its own last row, which is burnt once all the same.
-            [.., last] => {
-                let rows = chunk.iter().chain(std::iter::repeat(last)).take(MANY);
-                execute_rows!(tx, BURN_MANY, [kind.as_str(), &mark], rows, |(id, at)| [&id[..], *at])?
-            }
+            chunk => execute_rows!(tx, BURN_MANY, [kind.as_str(), &mark], filled(chunk), |(id, at)| [&id[..], *at])?,
         };
         if usize::try_from(burnt).is_ok_and(|burnt| burnt == asked.len()) {
             first.extend(asked);

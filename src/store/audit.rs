@@ -21,9 +21,32 @@ macro_rules! count {
 /// How many counters the long text has.
 const MANY: usize = 16;
 
+/// Several events in one statement; once, also where their first writing had an unknown end.
+macro_rules! add {
+    ($first:literal $($more:literal)*) => {
+        concat!(
+            "INSERT INTO audit_events (id, at, kind, actor, object, address, request_id, details) VALUES (", $first, ")",
+            $(", (", $more, ")",)*
+            " ON CONFLICT (id) DO NOTHING"
+        )
+    };
+}
+
+/// How many events the long text has.
+const EVENTS: usize = 8;
+
 queries! {
-    ADD = "INSERT INTO audit_events (id, at, kind, actor, object, address, request_id, details) \
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING";
+    ADD_ONE = add!("$1, $2, $3, $4, $5, $6, $7, $8");
+    ADD_MANY = add!(
+        "$1, $2, $3, $4, $5, $6, $7, $8"
+        "$9, $10, $11, $12, $13, $14, $15, $16"
+        "$17, $18, $19, $20, $21, $22, $23, $24"
+        "$25, $26, $27, $28, $29, $30, $31, $32"
+        "$33, $34, $35, $36, $37, $38, $39, $40"
+        "$41, $42, $43, $44, $45, $46, $47, $48"
+        "$49, $50, $51, $52, $53, $54, $55, $56"
+        "$57, $58, $59, $60, $61, $62, $63, $64"
+    );
     LATEST = "SELECT at, kind, actor, object, address, request_id, details FROM audit_events ORDER BY at DESC LIMIT $1";
     COUNT_ONE = count!("$4, $5");
     COUNT_MANY = count!(
@@ -58,10 +81,26 @@ pub struct EventRow {
     pub details: String,
 }
 
-/// Writes an event, in the transaction of what it records; once, also where its first writing had an unknown end.
-pub async fn add(tx: &mut Tx, id: Id, event: &EventRow) -> Result<(), StoreError> {
-    let EventRow { at, kind, actor, object, address, request_id, details } = event;
-    execute!(tx, ADD, &id[..], at, kind, actor, object, address, request_id, details).map(drop)
+/// Writes events; each once, also where its first writing had an unknown end.
+pub(super) async fn add(tx: &mut Tx, events: &[(Id, EventRow)]) -> Result<(), StoreError> {
+    let (chunks, rest) = events.as_chunks::<EVENTS>();
+    for chunk in chunks {
+        execute_rows!(tx, ADD_MANY, [], chunk.iter(), |(id, event)| [
+            &id[..],
+            event.at,
+            &event.kind,
+            &event.actor,
+            &event.object,
+            &event.address,
+            &event.request_id,
+            &event.details
+        ])?;
+    }
+    for (id, event) in rest {
+        let EventRow { at, kind, actor, object, address, request_id, details } = event;
+        execute!(tx, ADD_ONE, &id[..], at, kind, actor, object, address, request_id, details)?;
+    }
+    Ok(())
 }
 
 /// The latest `limit` events, newest first.

@@ -51,6 +51,15 @@ impl Conn {
     }
 }
 
+/// How many rows the texts have that are for many.
+pub(super) const MANY: usize = 32;
+
+/// The rows of a text of [`MANY`], of which there are not more: a short list is filled up with its own last row, which
+/// counts once all the same.
+pub(super) fn filled<T>(rows: &[T]) -> impl Iterator<Item = &T> {
+    rows.iter().chain(rows.last().into_iter().cycle()).take(MANY)
+}
+
 /// Declares this file's SQL texts and lists them for the test that prepares each on both engines.
 macro_rules! queries {
     ($($name:ident = $sql:expr;)+) => {
@@ -94,6 +103,23 @@ macro_rules! execute_rows {
     };
 }
 
+/// Runs a query whose text goes on for each of `$rows`, as [`execute_rows`], and gives every row as [`fetch`].
+macro_rules! fetch_rows {
+    ($conn:expr, $sql:expr, [$($bind:expr),*], $rows:expr, |$row:pat_param| [$($cell:expr),+]) => {
+        match $conn.on() {
+            $crate::store::conn::On::Sqlite(conn) => {
+                let query = sqlx::query_as($sql)$(.bind($bind))*;
+                $rows.fold(query, |query, $row| query$(.bind($cell))+).fetch_all(conn).await
+            }
+            $crate::store::conn::On::Postgres(conn) => {
+                let query = sqlx::query_as($sql)$(.bind($bind))*;
+                $rows.fold(query, |query, $row| query$(.bind($cell))+).fetch_all(conn).await
+            }
+        }
+        .map_err($crate::store::StoreError::from)
+    };
+}
+
 /// Runs a query and gives its rows as a type that is `FromRow` on both engines. `fetch!(optional, …)` gives
 /// at most one, `fetch!(all, …)` every row, `fetch!(one, …)` fails without one.
 macro_rules! fetch {
@@ -109,4 +135,4 @@ macro_rules! fetch {
     };
 }
 
-pub(super) use {execute, execute_rows, fetch, queries};
+pub(super) use {execute, execute_rows, fetch, fetch_rows, queries};

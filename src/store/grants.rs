@@ -3,35 +3,120 @@
 
 use sqlx::FromRow;
 
-use super::conn::{execute, fetch, queries};
+use super::conn::{MANY, execute, execute_rows, fetch, fetch_rows, filled, queries};
 use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 use crate::secret::Id;
+
+/// Whose person is not switched off.
+macro_rules! of_somebody {
+    () => {
+        "EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled)"
+    };
+}
+
+/// The columns of a [`GrantRow`].
+macro_rules! columns {
+    () => {
+        "id, client_id, sub, sid, scope, resources, facts, code_hash, code_expires_at, redirect_uri, challenge, \
+         generation, rotated_at, created_at, expires_at"
+    };
+}
+
+/// Those rows of many in which the second column is as it is asked for with the first.
+macro_rules! pairs {
+    ($key:literal, $column:literal, $type:literal, $first:literal $its:literal $($more:literal $theirs:literal)*) => {
+        concat!(
+            $key, " IN (", $first, $(", ", $more,)* ") AND ", $column, " = CASE ", $key,
+            " WHEN ", $first, " THEN CAST(", $its, " AS ", $type, ")",
+            $(" WHEN ", $more, " THEN CAST(", $theirs, " AS ", $type, ")",)* " END"
+        )
+    };
+}
+
+/// $1: now; $2 to $4: [`Ends`].
+macro_rules! redeem {
+    ($which:expr) => {
+        concat!(
+            "UPDATE grants SET code_used_at = $1, \
+             expires_at = CASE WHEN generation > 0 THEN CAST($3 AS BIGINT) ELSE CAST($2 AS BIGINT) END, \
+             refresh_expires_at = CASE WHEN generation > 0 THEN CAST($4 AS BIGINT) END \
+             WHERE ",
+            $which,
+            " AND code_used_at IS NULL AND revoked_at IS NULL AND ",
+            of_somebody!(),
+            " RETURNING ",
+            columns!()
+        )
+    };
+}
+
+/// $1: now.
+macro_rules! live {
+    ($which:literal) => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM grants WHERE ",
+            $which,
+            " AND generation > 0 AND code_used_at IS NOT NULL AND revoked_at IS NULL \
+             AND expires_at > $1 AND refresh_expires_at > $1 AND ",
+            of_somebody!()
+        )
+    };
+}
+
+/// $1: now; $2: when they end unused.
+macro_rules! rotate {
+    ($which:expr) => {
+        concat!(
+            "UPDATE grants SET generation = generation + 1, rotated_at = $1, \
+             expires_at = CASE WHEN refresh_expires_at < $2 THEN refresh_expires_at ELSE $2 END \
+             WHERE ",
+            $which,
+            " AND code_used_at IS NOT NULL AND revoked_at IS NULL \
+             AND expires_at > $1 AND refresh_expires_at > $1 AND ",
+            of_somebody!()
+        )
+    };
+}
 
 queries! {
     // The person must be signed in still. The row's lock makes who ends the sign-in come before or after, not between.
     SIGNED_IN = "UPDATE sign_ins SET last_used_at = $2 WHERE sid = $1 AND expires_at > $2";
     ADD = "INSERT INTO grants (id, client_id, sub, sid, scope, resources, facts, code_hash, code_expires_at, redirect_uri, \
            challenge, generation, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $9)";
-    REDEEM = "UPDATE grants SET code_used_at = $3, \
-              expires_at = CASE WHEN generation > 0 THEN CAST($4 AS BIGINT) ELSE CAST($5 AS BIGINT) END, \
-              refresh_expires_at = CASE WHEN generation > 0 THEN CAST($6 AS BIGINT) END \
-              WHERE code_hash = $1 AND client_id = $2 AND code_used_at IS NULL AND revoked_at IS NULL \
-              AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled) \
-              RETURNING id, client_id, sub, sid, scope, resources, facts, code_expires_at, redirect_uri, challenge, \
-              generation, rotated_at, created_at, expires_at";
+    REDEEM_ONE = redeem!("code_hash = $5 AND client_id = $6");
+    REDEEM_MANY = redeem!(pairs!(
+        "code_hash", "client_id", "TEXT",
+        "$5" "$6" "$7" "$8" "$9" "$10" "$11" "$12"
+        "$13" "$14" "$15" "$16" "$17" "$18" "$19" "$20"
+        "$21" "$22" "$23" "$24" "$25" "$26" "$27" "$28"
+        "$29" "$30" "$31" "$32" "$33" "$34" "$35" "$36"
+        "$37" "$38" "$39" "$40" "$41" "$42" "$43" "$44"
+        "$45" "$46" "$47" "$48" "$49" "$50" "$51" "$52"
+        "$53" "$54" "$55" "$56" "$57" "$58" "$59" "$60"
+        "$61" "$62" "$63" "$64" "$65" "$66" "$67" "$68"
+    ));
     BURN = "UPDATE grants SET expires_at = $2 WHERE id = $1";
     USED = "SELECT id FROM grants WHERE code_hash = $1 AND client_id = $2 AND code_used_at IS NOT NULL";
-    LIVE = "SELECT id, client_id, sub, sid, scope, resources, facts, code_expires_at, redirect_uri, challenge, \
-            generation, rotated_at, created_at, expires_at FROM grants \
-            WHERE id = $1 AND client_id = $2 AND generation > 0 AND code_used_at IS NOT NULL AND revoked_at IS NULL \
-            AND expires_at > $3 AND refresh_expires_at > $3 \
-            AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled)";
-    ROTATE = "UPDATE grants SET generation = generation + 1, rotated_at = $4, \
-              expires_at = CASE WHEN refresh_expires_at < $5 THEN refresh_expires_at ELSE $5 END \
-              WHERE id = $1 AND client_id = $2 AND generation = $3 AND code_used_at IS NOT NULL AND revoked_at IS NULL \
-              AND expires_at > $4 AND refresh_expires_at > $4 \
-              AND EXISTS (SELECT 1 FROM users WHERE users.sub = grants.sub AND NOT users.disabled)";
+    LIVE_ONE = live!("id = $2");
+    LIVE_MANY = live!(
+        "id IN ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
+         $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)"
+    );
+    ROTATE_ONE = rotate!("id = $3 AND generation = $4");
+    ROTATE_MANY = rotate!(pairs!(
+        "id", "generation", "BIGINT",
+        "$3" "$4" "$5" "$6" "$7" "$8" "$9" "$10"
+        "$11" "$12" "$13" "$14" "$15" "$16" "$17" "$18"
+        "$19" "$20" "$21" "$22" "$23" "$24" "$25" "$26"
+        "$27" "$28" "$29" "$30" "$31" "$32" "$33" "$34"
+        "$35" "$36" "$37" "$38" "$39" "$40" "$41" "$42"
+        "$43" "$44" "$45" "$46" "$47" "$48" "$49" "$50"
+        "$51" "$52" "$53" "$54" "$55" "$56" "$57" "$58"
+        "$59" "$60" "$61" "$62" "$63" "$64" "$65" "$66"
+    ));
     FACTS = "SELECT facts FROM grants WHERE id = $1";
     REVOKE = "UPDATE grants SET revoked_at = $2, expires_at = $2 WHERE id = $1 AND revoked_at IS NULL";
     REVOKE_OF_CLIENT = "UPDATE grants SET revoked_at = $2, expires_at = $2 WHERE client_id = $1 AND revoked_at IS NULL";
@@ -90,6 +175,8 @@ pub struct GrantRow {
     pub resources: String,
     /// `Facts`, as JSON.
     pub facts: String,
+    /// SHA-256 of the code.
+    pub code_hash: Vec<u8>,
     /// When the code ends.
     pub code_expires_at: Micros,
     /// Where the code went.
@@ -107,6 +194,7 @@ pub struct GrantRow {
 }
 
 /// Until when a redeemed grant is good for something.
+#[derive(Clone, Copy)]
 pub struct Ends {
     /// Without a refresh token: the end of the longest access token.
     pub plain: Micros,
@@ -144,17 +232,26 @@ pub async fn add(tx: &mut Tx, grant: &NewGrant) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Uses a code up: once, for its own client only, and only while the grant stands and the person is not switched off.
-/// What it stands for; whether it was still in time, and presented as it must be, the caller compares after.
+/// Uses codes up, each (its SHA-256, the client's id) once, for its own client only, and only while the grant stands and
+/// the person is not switched off. What they stand for, in any order; whether they were still in time, and presented as
+/// they must be, the caller compares after.
 pub async fn redeem(
     tx: &mut Tx,
-    code_hash: &[u8; 32],
-    client_id: &str,
-    ends: &Ends,
-) -> Result<Option<GrantRow>, StoreError> {
-    let now = tx.now();
-    let idle = ends.idle.min(ends.absolute);
-    fetch!(optional, tx, REDEEM, &code_hash[..], client_id, now, idle, ends.plain, ends.absolute)
+    codes: &[(&[u8; 32], &str)],
+    Ends { plain, idle, absolute }: Ends,
+) -> Result<Vec<GrantRow>, StoreError> {
+    let (now, idle, mut redeemed) = (tx.now(), idle.min(absolute), Vec::with_capacity(codes.len()));
+    for codes in codes.chunks(MANY) {
+        let rows: Vec<GrantRow> = match codes {
+            [(code, client)] => fetch!(all, tx, REDEEM_ONE, now, plain, idle, absolute, &code[..], client)?,
+            codes => fetch_rows!(tx, REDEEM_MANY, [now, plain, idle, absolute], filled(codes), |(code, client)| [
+                &code[..],
+                *client
+            ])?,
+        };
+        redeemed.extend(rows);
+    }
+    Ok(redeemed)
 }
 
 /// Nothing comes of a code that was used up just now: its grant is good for nothing from here on.
@@ -169,16 +266,38 @@ pub async fn used(tx: &mut Tx, code_hash: &[u8; 32], client_id: &str) -> Result<
     Ok(row.and_then(|(id,)| Id::try_from(id).ok()))
 }
 
-/// The client's grant, while a refresh token of it may be good for something.
-pub async fn live(conn: &mut Conn, id: &Id, client_id: &str, now: Micros) -> Result<Option<GrantRow>, StoreError> {
-    fetch!(optional, conn, LIVE, &id[..], client_id, now)
+/// Those grants of which a refresh token may be good for something, in any order.
+pub async fn live(conn: &mut Conn, ids: &[Id], now: Micros) -> Result<Vec<GrantRow>, StoreError> {
+    let mut live = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(MANY) {
+        let rows: Vec<GrantRow> = match ids {
+            [id] => fetch!(all, conn, LIVE_ONE, now, &id[..])?,
+            ids => fetch_rows!(conn, LIVE_MANY, [now], filled(ids), |id| [&id[..]])?,
+        };
+        live.extend(rows);
+    }
+    Ok(live)
 }
 
-/// Exchanges the refresh token of `generation` for the next: once, for its own client only, while the grant stands and
-/// the person is not switched off. Unused from here on, it ends at `idle`. Whether this caller did it.
-pub async fn rotate(tx: &mut Tx, id: &Id, client_id: &str, generation: i64, idle: Micros) -> Result<bool, StoreError> {
-    let now = tx.now();
-    Ok(execute!(tx, ROTATE, &id[..], client_id, generation, now, idle)? > 0)
+/// The client's grant, while a refresh token of it may be good for something.
+pub async fn live_of(conn: &mut Conn, id: Id, client_id: &str, now: Micros) -> Result<Option<GrantRow>, StoreError> {
+    Ok(live(conn, &[id], now).await?.pop().filter(|row| row.client_id == client_id))
+}
+
+/// Exchanges the refresh tokens of grants, each (the grant, the token's generation) once, for the next, while the grant
+/// stands and the person is not switched off; whose they are the caller has seen in their rows. Unused from here on, they
+/// end at `idle`. How many this caller exchanged.
+pub async fn rotate(tx: &mut Tx, tokens: &[(Id, i64)], idle: Micros) -> Result<u64, StoreError> {
+    let (now, mut rotated) = (tx.now(), 0);
+    for tokens in tokens.chunks(MANY) {
+        rotated += match tokens {
+            [(id, generation)] => execute!(tx, ROTATE_ONE, now, idle, &id[..], *generation)?,
+            tokens => {
+                execute_rows!(tx, ROTATE_MANY, [now, idle], filled(tokens), |(id, generation)| [&id[..], *generation])?
+            }
+        };
+    }
+    Ok(rotated)
 }
 
 /// The facts of a grant, as JSON.

@@ -24,6 +24,7 @@ pub mod sealed;
 pub mod sessions;
 pub mod signing_keys;
 mod sqlite;
+mod together;
 pub mod users;
 mod write;
 
@@ -36,7 +37,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::Notify;
 
-use crate::clock::{Clock, Micros};
+use crate::clock::{Clock, Micros, micros};
 use crate::config;
 use crate::error;
 use crate::secret::Secret;
@@ -46,6 +47,7 @@ pub use crate::config::DatabaseUrl as Location;
 pub use conn::Conn;
 pub use row::from_row;
 pub use sqlite::Lock;
+pub use together::{Change, Together};
 pub use write::{Committed, JobFuture, Tx};
 
 /// How the database is used.
@@ -97,6 +99,15 @@ impl StoreError {
 }
 
 impl StoreError {
+    /// The same for each of several who asked for one thing; why it failed goes on as text.
+    fn again(&self) -> Self {
+        match self {
+            Self::Unknown(text) => Self::Unknown(text.clone()),
+            Self::Unavailable(text) => Self::Unavailable(text.clone()),
+            cause => Self::Unavailable(cause.to_string()),
+        }
+    }
+
     /// Whether a statement named a table that is not there.
     fn is_missing_table(&self) -> bool {
         let Self::Statement(sqlx::Error::Database(cause)) = self else { return false };
@@ -312,6 +323,11 @@ impl Db {
     fn now(&self) -> Micros {
         self.shared.clock.now()
     }
+
+    /// Until when a change that is asked for now must have begun, on the monotonic clock.
+    fn start_by(&self) -> Micros {
+        self.shared.clock.monotonic() + micros(self.shared.deadline)
+    }
 }
 
 /// How busy the database connections are.
@@ -388,6 +404,8 @@ pub fn queries() -> impl Iterator<Item = (&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -511,6 +529,138 @@ mod tests {
         let next = db.write(|tx| Box::pin(meta::decide(tx, "c", "1")));
         assert_eq!(next.await.unwrap().value, "1");
         assert_eq!(meta::get(&mut db.reader().await.unwrap(), "b").await.unwrap(), None);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Who was first decides, and "no" fails.
+    struct Decide(&'static str, &'static str);
+
+    impl Change for Decide {
+        /// What was decided, and how many others were made with it.
+        type Done = (String, usize);
+
+        fn object(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+
+        fn make<'t>(tx: &'t mut Tx, changes: Vec<&'t Self>) -> JobFuture<'t, Vec<Self::Done>> {
+            Box::pin(async move {
+                let mut done = Vec::new();
+                for Self(name, value) in &changes {
+                    let decided = meta::decide(tx, name, value).await?;
+                    if *value == "no" {
+                        return Err(StoreError::Refused(error::Error::invalid_request("No.")));
+                    }
+                    done.push((decided, changes.len()));
+                }
+                Ok(done)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_are_made_together_and_those_to_one_object_one_after_the_other() {
+        let (db, folder) = fresh().await;
+        let together = Together::start(&db);
+        let asked = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("a", "5")];
+        // On one thread: they are made when all of them wait.
+        let made = asked.map(|(name, value)| together.write(Decide(name, value)));
+        let made = futures_util::future::join_all(made).await.into_iter().map(|made| made.unwrap().value);
+        let expected = [("1", 3), ("2", 3), ("1", 1), ("4", 3), ("1", 1)];
+        assert_eq!(made.collect::<Vec<_>>(), expected.map(|(value, others)| (value.to_owned(), others)));
+        let names: Vec<&'static str> = (0..100).map(|n| &*format!("n{n}").leak()).collect();
+        let made = futures_util::future::join_all(names.iter().map(|name| together.write(Decide(name, name)))).await;
+        for (at, made) in made.into_iter().enumerate() {
+            assert_eq!(made.unwrap().value, (names[at].to_owned(), 100));
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_caller_left_or_whose_deadline_has_passed_is_not_begun() {
+        let (db, folder) = fresh().await;
+        let together = Together::start(&db);
+        let gone = together.write(Decide("gone", "1")).now_or_never();
+        assert!(gone.is_none() && together.queued() == 1);
+        assert_eq!(together.write(Decide("here", "1")).await.unwrap().value.1, 1);
+        let long = db.write(|tx| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                meta::decide(tx, "long", "1").await
+            })
+        });
+        let late = db.write_by(db.shared.clock.monotonic() + 100_000, Duration::from_secs(5), |tx| {
+            Box::pin(meta::decide(tx, "late", "1"))
+        });
+        let (long, late) = tokio::join!(long, late);
+        assert!(long.is_ok() && matches!(late, Err(StoreError::Unavailable(_))));
+        let mut conn = db.reader().await.unwrap();
+        for name in ["gone", "late"] {
+            assert_eq!(meta::get(&mut conn, name).await.unwrap(), None);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Each event has its own columns, however many one job records; those of a job that fails are nowhere.
+    #[tokio::test]
+    async fn what_a_job_records_is_written_with_it_and_with_no_other() {
+        let (db, folder) = fresh().await;
+        let record = |from: i64, to: i64, stands: bool| {
+            db.write(move |tx| {
+                Box::pin(async move {
+                    for n in from..to {
+                        let text = |what: &str| format!("{what}{n}");
+                        let event = audit::EventRow {
+                            at: n,
+                            kind: text("kind"),
+                            actor: text("actor"),
+                            object: text("object"),
+                            address: text("address"),
+                            request_id: text("request"),
+                            details: text("details"),
+                        };
+                        tx.record(u128::try_from(n).unwrap().to_be_bytes(), event);
+                    }
+                    if stands { Ok(()) } else { Err(StoreError::Unfit("no".into())) }
+                })
+            })
+        };
+        let (one, failed, other) = tokio::join!(record(0, 19, true), record(100, 119, false), record(19, 21, true));
+        assert!(one.is_ok() && failed.is_err() && other.is_ok());
+        let mut events = audit::latest(&mut db.reader().await.unwrap(), 1000).await.unwrap();
+        events.reverse();
+        assert_eq!(events.len(), 21);
+        for (n, event) in events.iter().enumerate() {
+            let audit::EventRow { at, kind, actor, object, address, request_id, details } = event;
+            assert_eq!(*at, i64::try_from(n).unwrap());
+            for (what, found) in [
+                ("kind", kind),
+                ("actor", actor),
+                ("object", object),
+                ("address", address),
+                ("request", request_id),
+                ("details", details),
+            ] {
+                assert_eq!(*found, format!("{what}{n}"));
+            }
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_change_that_fails_takes_none_of_those_made_with_it() {
+        let (db, folder) = fresh().await;
+        let together = Together::start(&db);
+        let made = [("a", "1"), ("b", "no"), ("c", "3")].map(|(name, value)| together.write(Decide(name, value)));
+        let made = futures_util::future::join_all(made).await;
+        assert!(matches!(made[1], Err(StoreError::Refused(_))));
+        for at in [0, 2] {
+            assert_eq!(made[at].as_ref().unwrap().value.1, 1, "alone");
+        }
+        let mut conn = db.reader().await.unwrap();
+        for (name, value) in [("a", Some("1")), ("b", None), ("c", Some("3"))] {
+            assert_eq!(meta::get(&mut conn, name).await.unwrap().as_deref(), value);
+        }
         std::fs::remove_dir_all(folder).unwrap();
     }
 

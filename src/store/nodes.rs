@@ -11,6 +11,7 @@ queries! {
              WHERE nodes.lease_until <= excluded.lease_until";
     APPLIED = "UPDATE nodes SET applied_seq = $2 WHERE id = $1 AND applied_seq < $2";
     BEHIND = "SELECT COUNT(*) FROM nodes WHERE lease_until > $1 AND applied_seq < $2 AND id <> $3";
+    ELDEST = "SELECT id FROM nodes WHERE lease_until > $1 ORDER BY started_at, id LIMIT 1";
     MASTER_KEYS = "SELECT master_keys FROM nodes WHERE lease_until > $1";
     REMOVE = "DELETE FROM nodes WHERE id = $1";
     SWEEP = "DELETE FROM nodes WHERE lease_until < $1";
@@ -46,6 +47,12 @@ pub async fn applied(conn: &mut Conn, id: Id, seq: i64) -> Result<(), StoreError
 pub async fn behind(conn: &mut Conn, now: Micros, seq: i64, me: Id) -> Result<i64, StoreError> {
     let (count,): (i64,) = fetch!(one, conn, BEHIND, now, seq, &me[..])?;
     Ok(count)
+}
+
+/// The node that has been there for longest of those that hold a lease at `now`.
+pub async fn eldest(conn: &mut Conn, now: Micros) -> Result<Option<Id>, StoreError> {
+    let row: Option<(Vec<u8>,)> = fetch!(optional, conn, ELDEST, now)?;
+    Ok(row.and_then(|(id,)| Id::try_from(id).ok()))
 }
 
 /// The master keys of each node that holds a lease at `now`: ids, parted by spaces.

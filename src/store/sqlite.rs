@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::conn::{On, Raw};
 use super::write::{Committed, JobFuture, Tx};
 use super::{Conn, Options, Shared, StoreError};
-use crate::clock::{Micros, micros};
+use crate::clock::Micros;
 
 /// The largest number of jobs in one commit: more only adds to the first one's wait.
 const BATCH: usize = 256;
@@ -31,7 +31,6 @@ pub(super) struct Sqlite {
     readers: SqlitePool,
     jobs: mpsc::Sender<Job>,
     deadline: Duration,
-    shared: Arc<Shared>,
 }
 
 /// A job, its latest start, and what to tell its caller once the commit is decided.
@@ -86,7 +85,7 @@ impl Sqlite {
         tokio::spawn(checkpoint_loop(checkpointer, commits));
         let writer = Conn::new(Raw::SqliteWriter(writer), shared.clone());
         tokio::spawn(write_loop(writer, queue, shared.clone(), committed));
-        Ok(Self { connect: Arc::new(connect), readers, jobs, deadline: options.deadline, shared })
+        Ok(Self { connect: Arc::new(connect), readers, jobs, deadline: options.deadline })
     }
 
     pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>, sqlx::Error> {
@@ -109,6 +108,7 @@ impl Sqlite {
     /// Queues `job`; `answer` is called after the commit that holds it.
     pub(super) async fn submit<T, F>(
         &self,
+        start_by: Micros,
         job: F,
         answer: oneshot::Sender<Result<Committed<T>, StoreError>>,
     ) -> Result<(), StoreError>
@@ -116,10 +116,7 @@ impl Sqlite {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
     {
-        let job = Job {
-            start_by: self.shared.clock.monotonic() + micros(self.deadline),
-            run: Box::new(move |start| Box::pin(perform(job, answer, start))),
-        };
+        let job = Job { start_by, run: Box::new(move |start| Box::pin(perform(job, answer, start))) };
         match tokio::time::timeout(self.deadline, self.jobs.send(job)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(StoreError::Unavailable("the writer has stopped".into())),
@@ -202,7 +199,7 @@ async fn write_loop(conn: Conn, mut queue: mpsc::Receiver<Job>, shared: Arc<Shar
             shared.doorbell.notify_one();
         }
         for job in ended {
-            (job.answer)(again(&outcome));
+            (job.answer)(outcome.as_ref().copied().map_err(StoreError::again));
         }
     }
     if let Raw::SqliteWriter(conn) = tx.into_conn().into_raw() {
@@ -222,14 +219,6 @@ async fn command(tx: &mut Tx, text: &'static str) -> Result<(), StoreError> {
         // A query, unlike a bare text, is kept prepared.
         On::Sqlite(conn) => sqlx::query(text).execute(conn).await.map(drop).map_err(StoreError::from),
         On::Postgres(_) => Err(StoreError::Unfit("the writer is SQLite's".into())),
-    }
-}
-
-fn again(outcome: &Result<(), StoreError>) -> Result<(), StoreError> {
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(StoreError::Unknown(text)) => Err(StoreError::Unknown(text.clone())),
-        Err(cause) => Err(StoreError::Unavailable(cause.to_string())),
     }
 }
 

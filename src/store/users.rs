@@ -2,13 +2,13 @@
 
 use sqlx::FromRow;
 
-use super::conn::{execute, fetch, queries};
+use super::conn::{MANY, execute, fetch, fetch_rows, filled, queries};
 use super::{Conn, StoreError, Tx};
 use crate::clock::Micros;
 
 /// A person, by what stands behind it.
 macro_rules! select {
-    ($($rest:literal)+) => {
+    ($($rest:expr),+) => {
         concat!(
             "SELECT sub, username, username_key, profile, password, password_changed_at, password_import, disabled, \
              managed_by, created_at, updated_at FROM users ",
@@ -17,16 +17,19 @@ macro_rules! select {
     };
 }
 
-/// How many people one statement finds.
-const MANY: usize = 32;
+/// [`MANY`] values.
+macro_rules! many {
+    () => {
+        "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, \
+         $25, $26, $27, $28, $29, $30, $31, $32)"
+    };
+}
 
 queries! {
     FIND = select!("WHERE sub = $1");
+    FIND_MANY = select!("WHERE sub IN ", many!());
     BY_USERNAME = select!("WHERE username_key = $1");
-    BY_USERNAMES = select!(
-        "WHERE username_key IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-         $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)"
-    );
+    BY_USERNAMES = select!("WHERE username_key IN ", many!());
     PAGE = select!("WHERE username_key > $1 ORDER BY username_key LIMIT $2");
     OF_MAKER = select!("WHERE managed_by = $1 AND sub > $2 ORDER BY sub LIMIT $3");
     ADD = "INSERT INTO users (sub, username, username_key, profile, password, password_changed_at, password_import, \
@@ -77,6 +80,19 @@ pub async fn find(conn: &mut Conn, sub: &str) -> Result<Option<UserRow>, StoreEr
     fetch!(optional, conn, FIND, sub)
 }
 
+/// Those people whose subjects are among `subs`, in any order.
+pub async fn find_all(conn: &mut Conn, subs: &[&str]) -> Result<Vec<UserRow>, StoreError> {
+    let mut found = Vec::new();
+    for subs in subs.chunks(MANY) {
+        let rows: Vec<UserRow> = match subs {
+            [sub] => fetch!(all, conn, FIND, *sub)?,
+            subs => fetch_rows!(conn, FIND_MANY, [], filled(subs), |sub| [*sub])?,
+        };
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
 /// The person with this username, as it is compared.
 pub async fn by_username(conn: &mut Conn, username_key: &str) -> Result<Option<UserRow>, StoreError> {
     fetch!(optional, conn, BY_USERNAME, username_key)
@@ -85,18 +101,8 @@ pub async fn by_username(conn: &mut Conn, username_key: &str) -> Result<Option<U
 /// Those people whose usernames, as they are compared, are among `keys`.
 pub async fn by_usernames(conn: &mut Conn, keys: &[String]) -> Result<Vec<UserRow>, StoreError> {
     let mut found = Vec::new();
-    for chunk in keys.chunks(MANY) {
-        let Some(last) = chunk.last() else { continue };
-        // A short chunk is filled up with its own last one.
-        let keys = chunk.iter().chain(std::iter::repeat(last)).take(MANY);
-        let rows: Vec<UserRow> = match conn.on() {
-            super::conn::On::Sqlite(conn) => {
-                keys.fold(sqlx::query_as(BY_USERNAMES), sqlx::query::QueryAs::bind).fetch_all(conn).await
-            }
-            super::conn::On::Postgres(conn) => {
-                keys.fold(sqlx::query_as(BY_USERNAMES), sqlx::query::QueryAs::bind).fetch_all(conn).await
-            }
-        }?;
+    for keys in keys.chunks(MANY) {
+        let rows: Vec<UserRow> = fetch_rows!(conn, BY_USERNAMES, [], filled(keys), |key| [key])?;
         found.extend(rows);
     }
     Ok(found)

@@ -8,18 +8,21 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::audit::{self, EventRow};
 use super::conn::Raw;
 use super::{Conn, Db, Engine, StoreError, feed};
 use crate::clock::Micros;
+use crate::secret::Id;
 
 /// What a database closure returns. It awaits nothing but the database: SQLite's writer runs it between two
 /// statements of other callers.
 pub type JobFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
 
-/// A transaction. What it announces is written to the change feed as its last statement.
+/// A transaction. What it records and announces is written to the audit trail and the change feed by its last statements.
 pub struct Tx {
     conn: Conn,
     now: Micros,
+    recorded: Vec<(Id, EventRow)>,
     announced: BTreeSet<(feed::Kind, String)>,
 }
 
@@ -34,7 +37,7 @@ pub struct Committed<T> {
 
 impl Tx {
     pub(super) fn new(conn: Conn, now: Micros) -> Self {
-        Self { conn, now, announced: BTreeSet::new() }
+        Self { conn, now, recorded: Vec::new(), announced: BTreeSet::new() }
     }
 
     /// The time of this transaction.
@@ -42,21 +45,29 @@ impl Tx {
         self.now
     }
 
+    /// Records an event with this transaction: it is written, or nothing of the transaction is.
+    pub fn record(&mut self, id: Id, event: EventRow) {
+        self.recorded.push((id, event));
+    }
+
     /// Tells every node, by the change feed, that `id` of `kind` changed. A mass change is one announcement.
     pub fn announce(&mut self, kind: feed::Kind, id: impl Into<String>) {
         self.announced.insert((kind, id.into()));
     }
 
-    /// Runs one job and writes its announcements, which take the feed's lock as late as can be.
+    /// Runs one job and writes what it recorded and announced: the feed's lock is taken as late as can be.
     pub(super) async fn run<T>(
         &mut self,
         job: impl for<'t> FnOnce(&'t mut Self) -> JobFuture<'t, T>,
     ) -> Result<Committed<T>, StoreError> {
+        self.recorded.clear();
         self.announced.clear();
         let value = std::panic::AssertUnwindSafe(job(self))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(StoreError::Unfit("a database job panicked".into())))?;
+        let recorded = std::mem::take(&mut self.recorded);
+        audit::add(self, &recorded).await?;
         let announced = std::mem::take(&mut self.announced);
         let seq = if announced.is_empty() { None } else { Some(feed::append(self, &announced).await?) };
         Ok(Committed { value, seq })
@@ -107,9 +118,23 @@ impl Db {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
     {
+        self.write_by(self.start_by(), limit, job).await
+    }
+
+    /// The same for one that was asked for earlier.
+    pub(super) async fn write_by<T, F>(
+        &self,
+        start_by: Micros,
+        limit: Duration,
+        job: F,
+    ) -> Result<Committed<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> JobFuture<'t, T> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.submit(job, answer).await?,
+            Engine::Sqlite(sqlite) => sqlite.submit(start_by, job, answer).await?,
             Engine::Postgres(_) => {
                 let db = self.clone();
                 tokio::spawn(async move {

@@ -197,7 +197,7 @@ pub async fn set_disabled(tx: &mut Tx, actor: &Actor, sub: &str, disabled: bool)
     let new = users::set_disabled(tx, sub, disabled).await?;
     if new {
         let event = if disabled { Event::UserDisabled } else { Event::UserEnabled };
-        audit::record(tx, actor, sub, &event).await?;
+        audit::record(tx, actor, sub, &event)?;
     }
     if disabled {
         session::end_all(tx, actor, sub).await?;
@@ -232,7 +232,7 @@ async fn replace_password(
 ) -> Result<(), StoreError> {
     users::set_password(tx, sub, phc, import).await?;
     throttle::forget(tx, sub).await?;
-    audit::record(tx, actor, sub, &Event::PasswordSet).await?;
+    audit::record(tx, actor, sub, &Event::PasswordSet)?;
     session::end_all(tx, actor, sub).await
 }
 
@@ -252,7 +252,7 @@ pub async fn change_password(
     }
     users::set_password(tx, sub, new, None).await?;
     throttle::forget(tx, sub).await?;
-    audit::record(tx, actor, sub, &Event::PasswordChanged).await?;
+    audit::record(tx, actor, sub, &Event::PasswordChanged)?;
     session::end_all(tx, actor, sub).await?;
     Ok(true)
 }

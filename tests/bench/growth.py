@@ -6,8 +6,8 @@ import statistics
 from urllib.parse import urlencode
 
 from load import clean, wrk
-from people import Rows, add_grants, add_people, psql, resident
-from sealwright import Sealwright
+from people import Rows, add_grants, add_people, resident
+from sealwright import Sealwright, psql
 
 MANY = """
 [[client]]

@@ -6,10 +6,8 @@ import itertools
 import json
 import re
 import secrets
-import shutil
 import sqlite3
 import string
-import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -17,7 +15,7 @@ from urllib.parse import urlencode
 
 from ceilings import Once
 from load import Run, clean, wrk
-from sealwright import basic, http
+from sealwright import basic, http, psql
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 CALLBACK = "https://web.example.com/callback"
@@ -40,13 +38,6 @@ USER = """
 username = "ada"
 password = "ada rows 9 gulls home"
 """
-
-
-def psql(url, text):
-    """By PostgreSQL's own client, which is where its server is."""
-    found = shutil.which("psql") or sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/psql")))[-1]
-    command = [found, url, "-X", "-q", "-v", "ON_ERROR_STOP=1"]
-    subprocess.run(command, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 class Rows:

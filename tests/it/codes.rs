@@ -185,7 +185,7 @@ pub fn redeeming(code: &str) -> [(&str, &str); 4] {
 }
 
 /// Takes the key that signs with `alg` away, or gives it back, as this node knows it.
-async fn signs(scene: &Scene, alg: &str, does: bool) {
+pub async fn signs(scene: &Scene, alg: &str, does: bool) {
     let (from, to) = if does { ("retiring", "active") } else { ("active", "retiring") };
     let sql = format!("UPDATE signing_keys SET state = '{to}' WHERE alg = '{alg}' AND state = '{from}'");
     execute(&scene.server.place, &sql).await;

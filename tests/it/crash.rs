@@ -282,11 +282,16 @@ async fn round(
     (server, ledger)
 }
 
-/// So many crashes of one database, one after the other. `lane` tells it from those that run beside it.
-async fn crashes(engine: Engine, rounds: usize, lane: usize) {
+/// A database as each lane begins with.
+async fn set_up(engine: Engine) -> (Node, Arc<Signer>) {
     let node = Node::new(engine).await;
     let signer = Arc::new(Signer::new("signer"));
     node.apply(&(SET_UP.to_owned() + &signer.applied("orders:read")));
+    (node, signer)
+}
+
+/// So many crashes of one database, one after the other. `lane` tells it from those that run beside it.
+async fn crashes(engine: Engine, (node, signer): (Node, Arc<Signer>), rounds: usize, lane: usize) {
     let (mut all, mut took, begun) = (Ledger::default(), Took::default(), Instant::now());
     let mut server = node.start().await;
     for at in 0..rounds {
@@ -322,6 +327,12 @@ both! {
         // A long run takes several databases at once: a round waits more than it computes.
         let rounds = rounds(10);
         let lanes = if rounds < 40 { 1 } else { 4 };
-        futures_util::future::join_all((0..lanes).map(|lane| crashes(engine, rounds / lanes, lane))).await;
+        // One after the other: a command blocks this thread, and on PostgreSQL it waits for who migrates another database.
+        let mut nodes = Vec::new();
+        for _ in 0..lanes {
+            nodes.push(set_up(engine).await);
+        }
+        let lane = |(lane, node)| crashes(engine, node, rounds / lanes, lane);
+        futures_util::future::join_all(nodes.into_iter().enumerate().map(lane)).await;
     }
 }

@@ -61,6 +61,7 @@ mod sessions;
 mod throttle;
 mod timing;
 mod tls;
+mod together;
 mod token;
 mod userinfo;
 mod users;

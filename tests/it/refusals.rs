@@ -229,7 +229,6 @@ both! {
             (WEB, with(&form, "scope", "orders:write"), (400, "invalid_scope", NOTHING)),
             (WEB, with(&form, "resource", "https://nobody.example.com"), (400, "invalid_target", NOTHING)),
             (WEB, form.to_vec(), (400, "invalid_target", NOTHING)),
-            (OTHER, form.to_vec(), (400, "invalid_grant", NOTHING)),
             (("machine", SECRET), form.to_vec(), (400, "unauthorized_client", NOTHING)),
             (("web", "wrong"), form.to_vec(), (401, "invalid_client", NOTHING)),
         ] {
@@ -256,6 +255,11 @@ both! {
         for token in [&token, &second] {
             refused(&scene, WEB, &refreshing(token), (400, "invalid_grant", NOTHING)).await;
         }
+        // Another client has it.
+        let tokens = scene.tokens(Granted::default()).await;
+        let form = refreshing(text(&tokens, "refresh_token"));
+        refused(&scene, OTHER, &form, (400, "invalid_grant", REVOKED)).await;
+        refused(&scene, WEB, &form, (400, "invalid_grant", NOTHING)).await;
     }
 
     /// What could not be introspected and revoked is not issued, and a refresh token is not used up for it.

@@ -402,6 +402,28 @@ async fn dies(engine: Engine) {
     }
 }
 
+/// Of two nodes the eldest makes every step, under its lease; when it is gone, the other does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_makes_the_steps_and_another_where_it_is_gone() {
+    const WENT_ON: &str = "the signing keys' schedule went on";
+    let first = Node::new(Engine::Postgres).await;
+    let second = first.beside();
+    hasty(&first);
+    hasty(&second);
+    first.apply(&apis().replace("access_token_lifetime = 300", "access_token_lifetime = 30"));
+    first.run(&["keys", "rotate", "--now"]).fine();
+    let mut eldest = first.start().await;
+    let younger = second.start().await;
+    let events = "SELECT COUNT(*) FROM audit_events WHERE kind = 'signing_key.activated'";
+    let made = first.place.number(events).await;
+    until("two rotations", async || first.place.number(events).await >= made + 4).await;
+    assert!(eldest.run.stderr().contains(WENT_ON));
+    assert!(!younger.run.stderr().contains(WENT_ON), "{}", younger.run.stderr());
+    eldest.kill9();
+    until("the younger goes on", async || younger.run.stderr().contains(WENT_ON)).await;
+    assert_eq!(first.place.number(TWICE).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_f13_kill_9_during_rotation_fails_no_good_token_sqlite() {
     Box::pin(dies(Engine::Sqlite)).await;

@@ -82,7 +82,7 @@ impl Login {
                 };
                 users::add(tx, &row).await?;
                 let saved = Event::UserSaved { action: Action::Create, fields: Vec::new() };
-                audit::record(tx, &actor, &row.sub, &saved).await
+                audit::record(tx, &actor, &row.sub, &saved)
             })
         });
         if let Some(seq) = saved.await?.seq {

@@ -34,7 +34,7 @@ impl Narrowing {
     /// # Errors
     /// `invalid_target` for a resource that was not granted, `invalid_scope` for a scope that was not, or is not of
     /// these resources; `invalid_grant` when nothing of what was granted is the client's any more.
-    fn of(self, grant: &Grant) -> Result<Terms> {
+    fn of(&self, grant: &Grant) -> Result<Terms> {
         let is_granted = |identifier: &&String| grant.resources.contains(*identifier);
         if !self.resources.iter().all(|identifier| is_granted(&identifier)) {
             return Err(Error::new(Code::InvalidTarget, "This resource was not granted."));
@@ -57,9 +57,9 @@ impl Narrowing {
         let standing = left.filter(|token| {
             self.resources.is_empty() || owner(token).is_some_and(|owner| self.resources.contains(owner))
         });
-        let scope = match self.scope {
+        let scope = match &self.scope {
             None => standing,
-            Some(asked) if asked.is_subset(&standing) => asked,
+            Some(asked) if asked.is_subset(&standing) => asked.clone(),
             Some(_) => return Err(Error::new(Code::InvalidScope, "This scope was not granted.")),
         };
         Ok(Terms { scope, audience })
