@@ -1,5 +1,5 @@
-//! Using codes and refresh tokens up, several in one transaction: it consumes, lets the grants judge what was consumed,
-//! keeps and records what comes of it, or takes the whole grant back (mechanisms.md, "Codes" and "Refresh tokens").
+//! Using codes up, several in one transaction: it consumes, lets the grants judge what was consumed, keeps and records
+//! what comes of it, or takes the whole grant back (mechanisms.md, "Codes"). The second half is that of refresh tokens, too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use crate::error::{Code, Error, Result};
 use crate::keys::KeyRing;
 use crate::nodes;
 use crate::secret::Id;
-use crate::session;
 use crate::store::grants::{self, Ends, GrantRow};
 use crate::store::{Change, JobFuture, StoreError, Tx, users};
 use crate::users::User;
@@ -45,7 +44,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    fn from_row(row: &GrantRow) -> Result<Self, StoreError> {
+    pub(super) fn from_row(row: &GrantRow) -> Result<Self, StoreError> {
         let unfit = |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a grant: {cause}"));
         Ok(Self {
             id: Id::try_from(row.id.as_slice()).map_err(|cause| unfit(&cause))?,
@@ -90,17 +89,6 @@ pub struct Redemption {
     lives: Ends,
 }
 
-/// A refresh token to exchange for the next.
-pub struct Rotation {
-    record: Record,
-    token: RefreshToken,
-    judge: Judge,
-    /// How long the token before the current one is still answered.
-    window: Micros,
-    idle: Micros,
-    sessions: session::Settings,
-}
-
 /// Redeems a code (RFC 6749 §4.1.3). One that was redeemed before takes its grant with it (§4.1.2), and the answer
 /// comes when every node acts on that.
 pub(super) async fn redeem(cx: &Cx<'_>, mint: Mint, code: [u8; 32], judge: Judge) -> Result<Renewed> {
@@ -114,23 +102,6 @@ pub(super) async fn redeem(cx: &Cx<'_>, mint: Mint, code: [u8; 32], judge: Judge
     let record = Record::new(cx, mint, GrantType::AuthorizationCode);
     let redeemed = cx.redemptions.write(Redemption { record, code, judge, lives }).await?;
     told(cx, redeemed.value, redeemed.seq, no_code()).await
-}
-
-/// Exchanges a refresh token for its successor (RFC 9700 §4.14.2). Within the retry window the one just before gets the
-/// same successor again; any other that was used, or that another client has, takes its grant with it, and the answer
-/// comes when every node acts on that.
-pub(super) async fn rotate(cx: &Cx<'_>, mint: Mint, token: RefreshToken, judge: Judge) -> Result<Renewed> {
-    cx.require_lease()?;
-    let rotated = cx.rotations.write(Rotation {
-        record: Record::new(cx, mint, GrantType::RefreshToken),
-        token,
-        judge,
-        window: i64::from(cx.tokens.refresh_retry_seconds) * SECOND,
-        idle: i64::from(cx.tokens.refresh_token_idle_seconds) * SECOND,
-        sessions: cx.sessions,
-    });
-    let rotated = rotated.await?;
-    told(cx, rotated.value, rotated.seq, no_refresh_token()).await
 }
 
 impl Change for Redemption {
@@ -184,98 +155,8 @@ impl Redemption {
     }
 }
 
-impl Change for Rotation {
-    type Done = Outcome;
-
-    fn object(&self) -> &[u8] {
-        &self.token.grant
-    }
-
-    fn make<'t>(tx: &'t mut Tx, changes: Vec<&'t Self>) -> JobFuture<'t, Vec<Outcome>> {
-        Box::pin(async move {
-            let now = tx.now();
-            let ids: Vec<Id> = changes.iter().map(|change| change.token.grant).collect();
-            let rows = grants::live(tx, &ids, now).await?;
-            let rows: HashMap<_, _> = rows.iter().map(|row| (row.id.as_slice(), row)).collect();
-            let (mut judged, mut current) = (Vec::with_capacity(changes.len()), Vec::with_capacity(changes.len()));
-            for change in &changes {
-                let stands = change.judged(rows.get(&change.token.grant[..]).copied(), now)?;
-                if let Judged::Current(..) = stands {
-                    current.push((change.token.grant, i64::from(change.token.generation)));
-                }
-                judged.push(stands);
-            }
-            let idle = changes.first().map_or(0, |change| now + change.idle);
-            let rotated = grants::rotate(tx, &current, idle).await?;
-            if usize::try_from(rotated) != Ok(current.len()) {
-                // Somebody was first, at this very moment: judged once more, alone, this is not the current one any more.
-                let [change] = changes[..] else { return Err(StoreError::Unfit("a grant changed meanwhile".into())) };
-                let row = grants::live(tx, &ids, now).await?.pop();
-                judged = vec![change.judged(row.as_ref(), now)?];
-                if let [Judged::Current(..)] = judged[..] {
-                    return Err(StoreError::Unavailable("the grant is changing at this moment; try again".into()));
-                }
-            }
-            let mut outcomes = Vec::with_capacity(changes.len());
-            for (change, judged) in changes.into_iter().zip(judged) {
-                outcomes.push(change.rotated(tx, judged).await?);
-            }
-            find_people(tx, &mut outcomes).await?;
-            Ok(outcomes)
-        })
-    }
-}
-
-/// What a genuine refresh token is good for.
-enum Judged {
-    /// It is the one to use,
-    Current(Draft, Grant),
-    /// or the one before it, and so soon that its answer may have been lost.
-    Retried(Draft, Grant),
-    Refused(Error),
-    /// It was used before, or somebody else has it: somebody has it who must not.
-    Leaked(&'static str),
-}
-
-impl Rotation {
-    /// What a grant covers never changes, so it is judged before anything is used up: a refusal changes nothing.
-    fn judged(&self, row: Option<&GrantRow>, now: Micros) -> Result<Judged, StoreError> {
-        let Some(row) = row else { return Ok(Judged::Refused(no_refresh_token())) };
-        if row.client_id != self.record.client_id() {
-            return Ok(Judged::Leaked("another client presented the refresh token"));
-        }
-        let presented = Presented::of(self.token, row, now, self.window);
-        if presented == Presented::Again {
-            return Ok(Judged::Leaked("the refresh token was used again"));
-        }
-        let grant = Grant::from_row(row)?;
-        let draft = self.record.draft(&self.judge, &grant);
-        let draft = draft.and_then(|draft| self.record.can_sign(&draft, &grant).map(|()| draft));
-        Ok(match draft {
-            Ok(draft) if presented == Presented::Current => Judged::Current(draft, grant),
-            Ok(draft) => Judged::Retried(draft, grant),
-            Err(refused) => Judged::Refused(refused),
-        })
-    }
-
-    async fn rotated(&self, tx: &mut Tx, judged: Judged) -> Result<Outcome, StoreError> {
-        let (draft, grant) = match judged {
-            Judged::Current(draft, grant) | Judged::Retried(draft, grant) => (draft, grant),
-            Judged::Refused(refused) => return Ok(Outcome::Refused(refused)),
-            Judged::Leaked(reason) => return self.record.revoke(tx, &self.token.grant, reason).await,
-        };
-        // Who uses an application is not away: what would end with the sign-in keeps it.
-        if self.sessions.end_grants.ends(grant.scope.contains("offline_access")) {
-            session::kept(tx, &grant.sid, self.sessions).await?;
-        }
-        let generation = self.token.generation.saturating_add(1);
-        let refresh = Some(RefreshToken { grant: self.token.grant, generation });
-        self.record.renewed(tx, draft, grant, refresh).await
-    }
-}
-
 /// The people of the ID tokens, in one statement.
-async fn find_people(tx: &mut Tx, outcomes: &mut [Outcome]) -> Result<(), StoreError> {
+pub(super) async fn find_people(tx: &mut Tx, outcomes: &mut [Outcome]) -> Result<(), StoreError> {
     let mut renewed: Vec<&mut Renewed> = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
         if let Outcome::Renewed(one) = outcome
@@ -297,7 +178,7 @@ async fn find_people(tx: &mut Tx, outcomes: &mut [Outcome]) -> Result<(), StoreE
     Ok(())
 }
 
-async fn told(cx: &Cx<'_>, outcome: Outcome, seq: Option<i64>, revoked: Error) -> Result<Renewed> {
+pub(super) async fn told(cx: &Cx<'_>, outcome: Outcome, seq: Option<i64>, revoked: Error) -> Result<Renewed> {
     match outcome {
         Outcome::Renewed(renewed) => Ok(*renewed),
         Outcome::Refused(refused) => Err(refused),
@@ -315,36 +196,8 @@ fn no_code() -> Error {
     Error::new(Code::InvalidGrant, "The code is not valid: unknown, expired, used, or another client's.")
 }
 
-fn no_refresh_token() -> Error {
-    Error::new(Code::InvalidGrant, "The refresh token is not valid: expired, used, revoked, or another client's.")
-}
-
-/// How a genuine refresh token stands to its grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presented {
-    /// The one to use.
-    Current,
-    /// The one before it, and so soon that its answer may have been lost.
-    Retried,
-    /// Used before.
-    Again,
-}
-
-impl Presented {
-    fn of(token: RefreshToken, row: &GrantRow, now: Micros, window: Micros) -> Self {
-        let generation = i64::from(token.generation);
-        // Clocks of two nodes differ a little, so a rotation may seem to be yet to come.
-        let soon = window > 0 && row.rotated_at.is_some_and(|rotated_at| now - rotated_at < window);
-        match row.generation {
-            current if current == generation => Self::Current,
-            current if current == generation + 1 && soon => Self::Retried,
-            _ => Self::Again,
-        }
-    }
-}
-
 /// What a transaction needs to draft and to record.
-struct Record {
+pub(super) struct Record {
     mint: Mint,
     actor: Actor,
     grant_type: GrantType,
@@ -352,15 +205,15 @@ struct Record {
 }
 
 impl Record {
-    fn new(cx: &Cx<'_>, mint: Mint, grant_type: GrantType) -> Self {
+    pub(super) fn new(cx: &Cx<'_>, mint: Mint, grant_type: GrantType) -> Self {
         Self { actor: Actor::client(cx, &mint.client.client_id), mint, grant_type, ring: cx.keys.ring() }
     }
 
-    fn client_id(&self) -> &str {
+    pub(super) fn client_id(&self) -> &str {
         &self.mint.client.client_id
     }
 
-    fn draft(&self, judge: &Judge, grant: &Grant) -> Result<Draft> {
+    pub(super) fn draft(&self, judge: &Judge, grant: &Grant) -> Result<Draft> {
         self.mint.draft(judge(grant)?, Some(grant))
     }
 
@@ -372,13 +225,13 @@ impl Record {
     }
 
     /// What cannot be signed at this time is asked for again, and nothing is used up for it.
-    fn can_sign(&self, draft: &Draft, grant: &Grant) -> Result<()> {
+    pub(super) fn can_sign(&self, draft: &Draft, grant: &Grant) -> Result<()> {
         let access = if let Minted::Jwt(algorithm) = draft.minted { Some(algorithm) } else { None };
         let id = self.wants_id_token(grant).then_some(self.mint.client.metadata.id_token_signed_response_alg);
         access.into_iter().chain(id).try_for_each(|algorithm| signer(&self.ring, algorithm).map(drop))
     }
 
-    async fn renewed(
+    pub(super) async fn renewed(
         &self,
         tx: &mut Tx,
         draft: Draft,
@@ -403,7 +256,7 @@ impl Record {
         })))
     }
 
-    async fn revoke(&self, tx: &mut Tx, id: &Id, reason: &'static str) -> Result<Outcome, StoreError> {
+    pub(super) async fn revoke(&self, tx: &mut Tx, id: &Id, reason: &'static str) -> Result<Outcome, StoreError> {
         revoke_grant(tx, id, &self.actor, reason).await.map(Outcome::Revoked)
     }
 }

@@ -31,10 +31,10 @@ pub use draft::longest_lifetime;
 use draft::{Draft, Mint, Minted};
 pub use facts::facts_of;
 use grant::Renewed;
-pub use grant::{Grant, Redemption, Rotation};
+pub use grant::{Grant, Redemption};
 pub use hint::{Hint, hint};
 use id_token::IdClaims;
-pub use refresh::RefreshToken;
+pub use refresh::{RefreshToken, Rotation};
 pub use revoke::{revoke, revoke_of_person_at, revoke_of_session, revoke_of_user};
 
 /// No token of ours is longer: what could not be introspected and revoked is not issued. A form's value takes as much.
@@ -170,7 +170,7 @@ pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<T
         Issue::Rotate { token, judge } => {
             let wanted = client.metadata.id_token_on_refresh;
             let places = places(cx, client, has_openid && wanted)?;
-            let mut renewed = grant::rotate(cx, mint, token, judge).await?;
+            let mut renewed = refresh::rotate(cx, mint, token, judge).await?;
             // OpenID Connect Core §12.2: the nonce is the first ID token's only.
             renewed.grant.facts.nonce = None;
             of_person(cx, client, renewed, places).await
