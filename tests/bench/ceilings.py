@@ -14,8 +14,9 @@ RELEASE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
 PROGRAM = str(RELEASE / "examples" / "ceilings")
 SERVER_CORE = ["taskset", "-c", "0"]
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-# What must be reached whatever the ceiling is; there is none that one core and one disk would share.
-GOALS = {"code-sqlite": 4000, "code-postgres": 2500}
+# Codes and refresh tokens have no ceiling that one core and one disk would share. What must be reached of them is a rate
+# on a machine that parses and signs 45,000 tokens a second: elsewhere, that share of what the machine parses and signs.
+CODES = {"SQLite": 4000 / 45_000, "PostgreSQL": 2500 / 45_000}
 
 
 class Row(NamedTuple):
@@ -66,8 +67,6 @@ class Ceilings:
 
     def rate(self, name):
         """What the ceiling `name` is just now, a second."""
-        if name in GOALS:
-            return GOALS[name]
         if name == "ok-verify":
             return 1 / (1 / self.rate("ok") + 1 / self.rate("verify-eddsa"))
         if name in self.handlers:
