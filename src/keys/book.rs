@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::future::try_join_all;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use super::import::Imported;
 use super::master::SIGNING_KEY;
+use super::pair::KeyError;
 use super::rotate::{Fresh, Refusal, Turn, Turned, lives};
 use super::schedule::{Due, KeyState, Schedule, Step};
 use super::{KeyEntry, KeyPair, KeyRing, MasterKeys, PublicJwk, Signer, SigningQueue};
@@ -16,6 +19,9 @@ use crate::config::{self, Config};
 use crate::store::signing_keys::{self, SigningKeyRow, Times};
 use crate::store::{Committed, Conn, Db, StoreError};
 use crate::wire::Algorithm;
+
+/// How much a key is made after everything else that wants a core (nice(2)): by this, 3 % of a busy core make it.
+const ASIDE: i32 = 15;
 
 /// All signing keys: one snapshot, replaced as the feed says.
 pub struct Keys {
@@ -168,7 +174,7 @@ impl Keys {
             return Ok(Committed { value: None, seq: None });
         };
         let takes_a_key = matches!(due.step, Step::Publish | Step::Activate);
-        let fresh = if takes_a_key { Some(self.make(algorithm).await?) } else { None };
+        let fresh = if takes_a_key { Some(self.make_aside(algorithm).await?) } else { None };
         let turn = self.turn(algorithm, Actor::system());
         db.write(move |tx| Box::pin(async move { turn.step(tx, fresh).await })).await
     }
@@ -217,13 +223,34 @@ impl Keys {
         Turn { schedule: self.schedule.clone(), master: self.master.clone(), algorithm, actor }
     }
 
-    /// A new key, off the async workers.
+    /// A new key, at once, off the async workers.
     async fn make(&self, algorithm: Algorithm) -> Result<Fresh, StoreError> {
-        let unfit =
-            |cause: &dyn std::fmt::Display| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}"));
         let bits = self.settings.rsa_bits;
         let made = tokio::task::spawn_blocking(move || KeyPair::generate(algorithm, bits)).await;
-        let (pair, pkcs8) = made.map_err(|cause| unfit(&cause))?.map_err(|cause| unfit(&cause))?;
+        self.fresh(algorithm, made.unwrap_or(Err(KeyError::Library)))
+    }
+
+    /// A new key for a step that nobody waits for. An RSA key takes some tenths of a second of a core: requests go first.
+    async fn make_aside(&self, algorithm: Algorithm) -> Result<Fresh, StoreError> {
+        let bits = self.settings.rsa_bits;
+        let (answer, made) = oneshot::channel();
+        let work = move || {
+            // On Linux this is of the thread alone. Where it is not allowed, the key is made all the same.
+            let _ = rustix::process::nice(ASIDE);
+            let _ = answer.send(KeyPair::generate(algorithm, bits));
+        };
+        let begun = std::thread::Builder::new().name("new-key".to_owned()).spawn(work);
+        let made = if begun.is_ok() { made.await.unwrap_or(Err(KeyError::Library)) } else { Err(KeyError::Library) };
+        self.fresh(algorithm, made)
+    }
+
+    fn fresh(
+        &self,
+        algorithm: Algorithm,
+        made: Result<(KeyPair, Zeroizing<Vec<u8>>), KeyError>,
+    ) -> Result<Fresh, StoreError> {
+        let (pair, pkcs8) =
+            made.map_err(|cause| StoreError::Unfit(format!("a {algorithm} key cannot be made: {cause}")))?;
         Ok(Fresh { row: self.row(&pair, None), pkcs8, imported: false })
     }
 
