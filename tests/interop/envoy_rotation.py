@@ -58,23 +58,26 @@ def kid(token):
     return json.loads(gw.decode(token.split(".")[0]))["kid"]
 
 
+def patient(server, path, form, client_id):
+    """The answer of `server`, also where a busy machine has lost its lease for a moment."""
+    began = time.monotonic()
+    while True:
+        answer = http(server.url(path), form, {"Authorization": basic(client_id, SECRET)})
+        if answer.status == 200:
+            return answer.json()
+        if answer.status != 503 or time.monotonic() - began > 20:
+            raise RuntimeError(f"{path}: {answer.status} {answer.body!r}")
+        time.sleep(0.05)
+
+
 def is_active(server, token):
     """What introspection says."""
-    asked = http(server.url("/oauth2/introspect"), {"token": token}, {"Authorization": basic("edge-gateway", SECRET)})
-    equal(asked.status, 200)
-    return asked.json()["active"]
+    return patient(server, "/oauth2/introspect", {"token": token}, "edge-gateway")["active"]
 
 
 def token_of(server):
-    """A token of this server, which is patient where a busy machine has lost its lease."""
-    form, began = {"grant_type": "client_credentials"}, time.monotonic()
-    while True:
-        answer = http(server.url("/oauth2/token"), form, {"Authorization": basic("orders-sync", SECRET)})
-        if answer.status == 200:
-            return answer.json()["access_token"]
-        if answer.status != 503 or time.monotonic() - began > 20:
-            raise RuntimeError(f"token request: {answer.status} {answer.body!r}")
-        time.sleep(0.05)
+    """A token of this server."""
+    return patient(server, "/oauth2/token", {"grant_type": "client_credentials"}, "orders-sync")["access_token"]
 
 
 def rotate(servers, gateway):
