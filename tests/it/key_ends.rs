@@ -412,7 +412,7 @@ async fn a_step_that_hangs_is_told_as_late() {
     let db = server.services.db.clone();
     let holding = tokio::spawn(async move {
         let until_released = async move { held.await.map_err(|gone| StoreError::Unfit(gone.to_string())) };
-        db.write_within(Duration::from_secs(60), |_| Box::pin(until_released)).await
+        db.write_within(Duration::from_mins(1), |_| Box::pin(until_released)).await
     });
     server.clock.advance(Duration::from_secs(1_001));
     is_late(&server, 0.01).await;
