@@ -67,11 +67,12 @@ impl Sqlite {
             .pragma("wal_autocheckpoint", "8000")
             .pragma("journal_size_limit", "67108864");
         // Only its owner reads it; SQLite gives the files beside it the same mode.
-        let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
-        if let Err(cause) = made
-            && cause.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(StoreError::Unavailable(cause.to_string()));
+        match OpenOptions::new().create_new(true).write(true).mode(0o600).open(path) {
+            // Closed before SQLite opens it: a process that closes any handle of a file loses all its POSIX locks on it,
+            // and without SQLite's the next program that reads the database removes the log under this one.
+            Ok(made) => drop(made),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(StoreError::Unavailable(cause.to_string())),
         }
         let (writer, checkpointer) = (connect.connect().await?, connect.connect().await?);
         let readers = SqlitePoolOptions::new()

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -563,6 +563,16 @@ async fn the_first_start_needs_no_preparation_and_says_what_it_made() {
         let mode = std::fs::metadata(folder.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+    // Somebody reads the database and goes: a copy, a query. The log of what was answered but is not in the database yet
+    // stays where it is, for SQLite's lock tells that it is in use.
+    let log_of_changes = folder.path().join("sealwright.db-wal");
+    let before = std::fs::metadata(&log_of_changes).unwrap().ino();
+    let database = format!("sqlite:{}", folder.path().join("sealwright.db").display());
+    let mut reader = sqlx::SqliteConnection::connect(&database).await.unwrap();
+    let keys: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM signing_keys").fetch_one(&mut reader).await.unwrap();
+    reader.close().await.unwrap();
+    assert!(keys > 0);
+    assert_eq!(std::fs::metadata(&log_of_changes).unwrap().ino(), before);
     // A second one on the same file.
     let (other, another) = (port(), port());
     let mut second = folder.command(&["serve"]);
