@@ -230,6 +230,19 @@ impl Mappers {
         let for_all = self.0.iter().filter(|mapper| mapper.client_id.is_none());
         for_all.chain(self.0.iter().filter(move |mapper| mapper.client_id.as_deref() == Some(client_id)))
     }
+
+    /// The scopes of `client` that stand for one of the claims that are `asked` for by name.
+    fn scopes(&self, client: &Client, asked: impl Fn(&str) -> bool) -> Scope {
+        client.metadata.scope.filter(|token| {
+            STANDARD.iter().any(|(claim, scope, _)| *scope == token && asked(claim))
+                || self.of_client(&client.client_id).any(|mapper| mapper.scope == token && asked(&mapper.claim))
+        })
+    }
+
+    /// Whether `client` may have `claim` of people: one of its scopes stands for it.
+    pub fn gives(&self, client: &Client, claim: &str) -> bool {
+        !self.scopes(client, |asked| asked == claim).is_empty()
+    }
 }
 
 impl Mapper {
@@ -306,12 +319,8 @@ fn standard(user: &User, claim: &str) -> Option<Value> {
 /// The scopes that stand for the claims that `client` asks for by name and may get: what the person must agree to
 /// beside the scopes that are asked for.
 pub fn scopes_asked(cx: &Cx<'_>, client: &Client, request: &ClaimsRequest) -> Scope {
-    let mappers = cx.claim_mappers.load();
     let asked = |claim: &str| request.userinfo.contains_key(claim) || request.id_token.contains_key(claim);
-    client.metadata.scope.filter(|token| {
-        STANDARD.iter().any(|(claim, scope, _)| *scope == token && asked(claim))
-            || mappers.of_client(&client.client_id).any(|mapper| mapper.scope == token && asked(&mapper.claim))
-    })
+    cx.claim_mappers.load().scopes(client, asked)
 }
 
 /// OpenID Connect Discovery §3, `claims_supported`: those of ID tokens, the standard ones, and those of operators'

@@ -71,6 +71,12 @@ pub async fn is_given(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) ->
     Ok(is_covered(&rows, &identity(&client.metadata), &wanted))
 }
 
+/// What must stand still when a code is made for `client`: the [`identity`] that was agreed to; nothing where it need not
+/// be asked for.
+pub fn agreed(client: &Client) -> Option<String> {
+    (client.unverified || !client.metadata.skip_consent).then(|| identity(&client.metadata))
+}
+
 /// Keeps that `sub` agreed to what a flow asks for, beside what they agreed to before: with the flow, or, where that has
 /// ended meanwhile, not at all: false then.
 ///
@@ -121,6 +127,8 @@ pub struct Granted {
     pub scope: Scope,
     /// Claims by name.
     pub claims: ClaimsRequest,
+    /// Where, by identifier: also what no scope of it stands for.
+    pub resources: BTreeSet<String>,
     /// Since when the client has any of it.
     pub since: Micros,
 }
@@ -135,26 +143,30 @@ pub async fn of_person(cx: &Cx<'_>, sub: &str) -> Result<Vec<Granted>> {
         Box::pin(async move { Ok((consents::of_user(conn, &sub).await?, grants::standing(conn, &sub, now).await?)) })
     });
     let (agreed, standing) = reading.await?;
-    let mut granted: BTreeMap<String, (BTreeSet<String>, ClaimsRequest, Micros)> = BTreeMap::new();
-    let mut add = |client_id: String, extent: Extent, since: Micros| {
-        let (scope, claims, first) =
-            granted.entry(client_id).or_insert_with(|| (BTreeSet::new(), ClaimsRequest::default(), since));
-        scope.extend(extent.scope);
-        claims.userinfo.extend(extent.claims.into_iter().map(|claim| (claim, None)));
-        *first = since.min(*first);
+    let mut granted: BTreeMap<String, Granted> = BTreeMap::new();
+    let mut add = |client_id: String, extent: Extent, resources: Vec<String>, since: Micros| {
+        let all = granted.entry(client_id.clone()).or_insert_with(|| Granted {
+            client_id,
+            scope: Scope::default(),
+            claims: ClaimsRequest::default(),
+            resources: BTreeSet::new(),
+            since,
+        });
+        all.scope = all.scope.iter().chain(extent.scope.iter().map(String::as_str)).collect();
+        all.claims.userinfo.extend(extent.claims.into_iter().map(|claim| (claim, None)));
+        all.resources.extend(resources);
+        all.since = since.min(all.since);
     };
     for (client_id, since, row) in agreed {
-        add(client_id, Extent::of(&row), since);
+        add(client_id, Extent::of(&row), vec![row.resource], since);
     }
-    for (client_id, scope, since) in standing {
+    for (client_id, scope, resources, since) in standing {
         let scope: Scope = scope.parse().unwrap_or_default();
         let scope = scope.iter().map(str::to_owned).collect();
-        add(client_id, Extent { scope, claims: BTreeSet::new() }, since);
+        let resources = serde_json::from_str(&resources).unwrap_or_default();
+        add(client_id, Extent { scope, claims: BTreeSet::new() }, resources, since);
     }
-    let of_client = |(client_id, (scope, claims, since)): (String, (BTreeSet<String>, ClaimsRequest, Micros))| {
-        Granted { client_id, scope: scope.iter().map(String::as_str).collect(), claims, since }
-    };
-    Ok(granted.into_iter().map(of_client).collect())
+    Ok(granted.into_values().collect())
 }
 
 /// Takes back all that `sub` granted a client: it is asked for again, and no token or code of it is good any more. When
@@ -203,7 +215,7 @@ fn extents(catalog: &Catalog, userinfo: &str, asked: &Asked) -> Extents {
 }
 
 /// What people know a client by: its name, its logo, the host of its page, and where it sends them.
-fn identity(client: &ClientMetadata) -> String {
+pub fn identity(client: &ClientMetadata) -> String {
     let host = |uri: &str| Url::parse(uri).ok().and_then(|url| url.host_str().map(str::to_owned));
     let origin = |uri: &String| match Url::parse(uri) {
         Ok(url) if url.origin().is_tuple() => url.origin().ascii_serialization(),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::StatusCode;
 use tower_sessions::Session;
 
@@ -19,6 +21,7 @@ use crate::http::form::read_form;
 use crate::issue;
 use crate::pages::texts::{Texts, fill};
 use crate::pages::{self, Frame};
+use crate::secret::sha256;
 use crate::session::{self, SignIn};
 use crate::wire::{ACCOUNT_PATH, CONSENT_PATH};
 
@@ -52,10 +55,20 @@ struct Deciding {
 }
 
 impl Deciding {
+    fn parts(&self, visit: &Visit<'_>) -> Vec<Part> {
+        let asked = &self.flow.asked;
+        parts(visit, &self.client, (&asked.scope, &asked.claims), &asked.resources)
+    }
+
     /// What the form speaks of: a page that was shown for one person does not decide for another who was chosen since,
-    /// in another tab (T-103).
-    fn about(&self) -> String {
-        format!("{} {}", self.id.0, self.sign_in.sid)
+    /// in another tab (T-103), and one that showed the client or an API as it was does not decide about what it has
+    /// become.
+    fn about(&self, visit: &Visit<'_>) -> String {
+        let shown: Vec<_> =
+            self.parts(visit).into_iter().flat_map(|Part { name, words }| [vec![name], words]).collect();
+        let shown = sha256(format!("{shown:?}").as_bytes());
+        let (flow, sid, client) = (&self.id.0, &self.sign_in.sid, consents::identity(&self.client.metadata));
+        format!("{flow} {sid} {client} {}", BASE64_URL_SAFE_NO_PAD.encode(shown))
     }
 }
 
@@ -81,7 +94,7 @@ pub async fn submit(State(services): State<Arc<Services>>, session: Session, req
         Ok(deciding) => deciding,
         Err(answer) => return Ok(answer),
     };
-    if !visit.is_bound(&form, FORM, &deciding.about()).await? {
+    if !visit.is_bound(&form, FORM, &deciding.about(&visit)).await? {
         return ask(&visit, &deciding, Some(visit.frame.texts.out_of_date)).await;
     }
     let Deciding { id, mut flow, client, sign_in } = deciding;
@@ -120,12 +133,12 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>
         frame: visit.frame,
         action: visit.path(CONSENT_PATH),
         flow: &id.0,
-        csrf: session::form_token(&visit.cx, &visit.session, FORM, &deciding.about()).await?,
+        csrf: session::form_token(&visit.cx, &visit.session, FORM, &deciding.about(visit)).await?,
         asks: fill(texts.consent_asks, &[("client", name)]),
         sends: fill(texts.consent_host, &[("host", &host)]),
         signed_in_as: fill(texts.consent_as, &[("username", &sign_in.username)]),
         wants: fill(texts.consent_wants, &[("client", name)]),
-        parts: parts(visit, client, &flow.asked.scope, &flow.asked.claims),
+        parts: deciding.parts(visit),
         lasts: lasts(visit, client, &flow.asked),
         unverified: client.unverified,
         note: fill(texts.consent_note, &[("client", name), ("account", &visit.cx.issuer.endpoint(ACCOUNT_PATH))]),

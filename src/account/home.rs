@@ -266,7 +266,7 @@ impl Elsewhere {
 async fn applications(visit: &Visit<'_>, granted: Vec<Granted>) -> Result<Vec<Application>> {
     let texts = visit.frame.texts;
     let mut applications = Vec::with_capacity(granted.len());
-    for Granted { client_id, scope, claims, since } in granted {
+    for Granted { client_id, scope, claims, resources, since } in granted {
         let Some(client) = visit.cx.clients.get(&client_id).await? else { continue };
         let mut hosts: Vec<String> = client.metadata.redirect_uris.iter().map(|uri| host(uri)).collect();
         hosts.sort_unstable();
@@ -274,7 +274,7 @@ async fn applications(visit: &Visit<'_>, granted: Vec<Granted>) -> Result<Vec<Ap
         applications.push(Application {
             name: client.name().to_owned(),
             hosts: fill(texts.granted_hosts, &[("hosts", &hosts.join(", "))]),
-            parts: parts(visit, &client, &scope, &claims),
+            parts: parts(visit, &client, (&scope, &claims), &resources),
             offline: issue::outlives_sign_in(&visit.cx, &client, &scope),
             since: fill(texts.since, &[("time", &minute(since))]),
             withdraw: fill(texts.withdraw_of, &[("client", client.name())]),

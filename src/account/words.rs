@@ -16,14 +16,24 @@ pub(super) struct Part {
 }
 
 /// What each scope means, by API; about the person first. A claim that is asked for by name is told as the scope that
-/// stands for it; `offline_access` is said under how long.
-pub(super) fn parts(visit: &Visit<'_>, client: &Client, scope: &Scope, named: &ClaimsRequest) -> Vec<Part> {
+/// stands for it; `offline_access` is said under how long. An API among `resources` that has no scope here is told, too:
+/// tokens are for it all the same.
+pub(super) fn parts<'r>(
+    visit: &Visit<'_>,
+    client: &Client,
+    (scope, named): (&Scope, &ClaimsRequest),
+    resources: impl IntoIterator<Item = &'r String>,
+) -> Vec<Part> {
     let texts = visit.frame.texts;
     let by_name = claims::scopes_asked(&visit.cx, client, named);
     let scope: Scope = scope.iter().chain(by_name.iter()).filter(|scope| *scope != "offline_access").collect();
     let catalog = visit.cx.resources.load();
     let mut parts: Vec<(bool, Part)> = Vec::new();
-    for owner in catalog.owners(&scope) {
+    let mut apis = catalog.owners(&scope);
+    apis.extend(resources.into_iter().filter_map(|identifier| catalog.resource(identifier)).cloned());
+    apis.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+    apis.dedup_by(|a, b| a.identifier == b.identifier);
+    for owner in apis {
         let mut scopes: Vec<&str> = scope.iter().collect();
         // Of ours, what matters most comes first.
         scopes.sort_by_key(|scope| claims::SCOPES.iter().position(|known| known == scope));
@@ -31,7 +41,10 @@ pub(super) fn parts(visit: &Visit<'_>, client: &Client, scope: &Scope, named: &C
             let words = owner.scopes.get(*token)?;
             Some(if owner.built_in { texts.scope(token)?.to_owned() } else { words.clone() })
         };
-        let words: Vec<String> = scopes.iter().filter_map(words).collect();
+        let mut words: Vec<String> = scopes.iter().filter_map(words).collect();
+        if words.is_empty() && !owner.built_in {
+            words.push(texts.consent_api.to_owned());
+        }
         let name = if owner.built_in {
             texts.consent_own.to_owned()
         } else {

@@ -14,6 +14,7 @@ use crate::flow::Asked;
 use crate::nodes;
 use crate::secret::{Id, Prefix, Secret, random, sha256};
 use crate::session::SignIn;
+use crate::store::consents;
 use crate::store::grants::{self, NewGrant};
 use crate::wire::{GrantType, Scope};
 
@@ -38,14 +39,24 @@ pub struct Facts {
     pub claims: crate::claims::ClaimsRequest,
 }
 
-/// The most grants of one person to one client: beyond, the oldest ends. So taking back all of them stays quick.
+/// The most grants of one person to one client, and the most codes that wait to be redeemed: beyond, the oldest ends. So
+/// taking back all of them stays quick. They are counted apart: any page can send a browser here for codes that nobody
+/// redeems, and that must not cost what was redeemed.
 const MOST_GRANTS: i64 = 100;
 
-/// Makes a grant of what `sign_in`'s person agreed to, and the code to redeem it by, within 60 seconds, once.
+/// Makes a grant of what `sign_in`'s person agreed to, and the code to redeem it by, within 60 seconds, once. `agreed` is
+/// the client's identity (`consents::agreed`) where it has to be agreed to.
 ///
 /// # Errors
-/// `login_required` when the sign-in has ended meanwhile; 503 when the database does not take it.
-pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn) -> Result<Secret> {
+/// `login_required` when the sign-in has ended meanwhile, `consent_required` when the consent has; 503 when the database
+/// does not take it.
+pub async fn code(
+    cx: &Cx<'_>,
+    client: &Client,
+    asked: &Asked,
+    sign_in: &SignIn,
+    agreed: Option<String>,
+) -> Result<Secret> {
     let code = Prefix::Code.generate()?;
     let facts = Facts {
         auth_time: sign_in.auth_time / SECOND,
@@ -76,20 +87,26 @@ pub async fn code(cx: &Cx<'_>, client: &Client, asked: &Asked, sign_in: &SignIn)
     let actor = Actor::person(cx, &sign_in.sub);
     let added = cx.db.write(move |tx| {
         Box::pin(async move {
-            let added = grants::add(tx, &grant).await?;
-            if added {
-                audit::record(tx, &actor, &id_text(&grant.id), &event)?;
-                for old in grants::beyond(tx, &grant.sub, &grant.client_id, MOST_GRANTS).await? {
+            let (sub, client_id) = (grant.sub.as_str(), grant.client_id.as_str());
+            if let Some(identity) = agreed
+                && !consents::hold(tx, sub, client_id, &identity).await?
+            {
+                return Ok(Err(Error::new(Code::ConsentRequired, "The consent was taken back.")));
+            }
+            if !grants::add(tx, &grant).await? {
+                return Ok(Err(Error::new(Code::LoginRequired, "The sign-in has ended.")));
+            }
+            audit::record(tx, &actor, &id_text(&grant.id), &event)?;
+            for redeemed in [false, true] {
+                for old in grants::beyond(tx, (sub, client_id), redeemed, MOST_GRANTS).await? {
                     revoke_grant(tx, &old, &actor, "there are too many newer ones").await?;
                 }
             }
-            Ok(added)
+            Ok(Ok(()))
         })
     });
     let added = added.await?;
-    if !added.value {
-        return Err(Error::new(Code::LoginRequired, "The sign-in has ended."));
-    }
+    added.value?;
     if let Some(seq) = added.seq {
         nodes::acted_on(cx, seq).await?;
     }

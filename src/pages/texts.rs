@@ -27,6 +27,7 @@ pub struct Texts {
     pub consent_as: &'static str,
     pub consent_wants: &'static str,
     pub consent_own: &'static str,
+    pub consent_api: &'static str,
     pub consent_nothing: &'static str,
     /// The OpenID scopes, by name ([`crate::claims::SCOPES`]).
     pub scopes: &'static [(&'static str, &'static str)],
@@ -145,6 +146,7 @@ static ENGLISH: Texts = Texts {
     consent_as: "You are signed in as {username}.",
     consent_wants: "{client} will be able to",
     consent_own: "About you",
+    consent_api: "Act for you, as far as this API lets it",
     consent_nothing: "It asks for nothing but to know that you signed in.",
     scopes: &[
         ("openid", "Know who you are, by an identifier"),

@@ -11,6 +11,8 @@ queries! {
     SAVE = "INSERT INTO consents (sub, client_id, resource, scope, claims, identity, granted_at) \
             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (sub, client_id, resource) DO UPDATE \
             SET scope = excluded.scope, claims = excluded.claims, identity = excluded.identity";
+    // The rows' locks make who takes consent back come before or after, not between.
+    HOLD = "UPDATE consents SET identity = $3 WHERE sub = $1 AND client_id = $2 AND identity = $3";
     FORGET_OTHERS = "DELETE FROM consents WHERE sub = $1 AND client_id = $2 AND identity <> $3";
     FORGET = "DELETE FROM consents WHERE sub = $1 AND client_id = $2";
     OF_USER = "SELECT client_id, granted_at, resource, scope, claims, identity FROM consents WHERE sub = $1 \
@@ -49,6 +51,11 @@ pub async fn save(tx: &mut Tx, sub: &str, client_id: &str, row: &ConsentRow) -> 
     let now = tx.now();
     let ConsentRow { resource, scope, claims, identity } = row;
     execute!(tx, SAVE, sub, client_id, resource, scope, claims, identity, now).map(drop)
+}
+
+/// Whether something that `sub` agreed to while the client was `identity` stands, and will until this transaction ends.
+pub async fn hold(tx: &mut Tx, sub: &str, client_id: &str, identity: &str) -> Result<bool, StoreError> {
+    Ok(execute!(tx, HOLD, sub, client_id, identity)? > 0)
 }
 
 /// Forgets what `sub` agreed to while the client was another than `identity`.

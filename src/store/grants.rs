@@ -123,10 +123,10 @@ queries! {
     OF_SESSION = "SELECT id, scope, code_used_at FROM grants WHERE sid = $1 AND revoked_at IS NULL ORDER BY id";
     OF_USER = "SELECT id FROM grants WHERE sub = $1 AND revoked_at IS NULL ORDER BY id";
     OF_USER_AT = "SELECT id FROM grants WHERE sub = $1 AND client_id = $2 AND revoked_at IS NULL ORDER BY id";
-    STANDING = "SELECT client_id, scope, created_at FROM grants WHERE sub = $1 AND revoked_at IS NULL \
+    STANDING = "SELECT client_id, scope, resources, created_at FROM grants WHERE sub = $1 AND revoked_at IS NULL \
                 AND code_used_at IS NOT NULL AND expires_at > $2 ORDER BY client_id, created_at";
     BEYOND = "SELECT id FROM grants WHERE sub = $1 AND client_id = $2 AND revoked_at IS NULL AND expires_at > $3 \
-              ORDER BY created_at DESC, id LIMIT 100 OFFSET $4";
+              AND (code_used_at IS NOT NULL) = $4 ORDER BY created_at DESC, id LIMIT 100 OFFSET $5";
     SWEEP = "DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
 }
 
@@ -339,15 +339,25 @@ pub async fn of_user_at(tx: &mut Tx, sub: &str, client_id: &str) -> Result<Vec<I
     Ok(rows.into_iter().filter_map(|(id,)| Id::try_from(id).ok()).collect())
 }
 
-/// The grants of a person that clients have something of: to whom, the scope, since when.
-pub async fn standing(conn: &mut Conn, sub: &str, now: Micros) -> Result<Vec<(String, String, Micros)>, StoreError> {
+/// The grants of a person that clients have something of: to whom, the scope, the resources as a JSON list, since when.
+pub async fn standing(
+    conn: &mut Conn,
+    sub: &str,
+    now: Micros,
+) -> Result<Vec<(String, String, String, Micros)>, StoreError> {
     fetch!(all, conn, STANDING, sub, now)
 }
 
-/// The grants of a person to a client that stand, but for the `keep` newest: at most 100.
-pub async fn beyond(tx: &mut Tx, sub: &str, client_id: &str, keep: i64) -> Result<Vec<Id>, StoreError> {
+/// The grants of a person to a client that stand, of those whose code was redeemed or of those whose code waits, but for
+/// the `keep` newest: at most 100.
+pub async fn beyond(
+    tx: &mut Tx,
+    (sub, client_id): (&str, &str),
+    redeemed: bool,
+    keep: i64,
+) -> Result<Vec<Id>, StoreError> {
     let now = tx.now();
-    let rows: Vec<(Vec<u8>,)> = fetch!(all, tx, BEYOND, sub, client_id, now, keep)?;
+    let rows: Vec<(Vec<u8>,)> = fetch!(all, tx, BEYOND, sub, client_id, now, redeemed, keep)?;
     Ok(rows.into_iter().filter_map(|(id,)| Id::try_from(id).ok()).collect())
 }
 

@@ -10,6 +10,7 @@ use url::Url;
 use crate::support::{FORM, Server, client, encode};
 
 /// One browser.
+#[derive(Clone)]
 pub struct Browser {
     http: reqwest::Client,
     /// What paths are under.

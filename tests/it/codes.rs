@@ -351,7 +351,7 @@ async fn issued(scene: &Scene, scope: &str, resources: Vec<String>) -> sealwrigh
         amr: vec!["pwd".into()],
         last_used_at: cx.now,
     };
-    issue::code(&cx, &client, &asked, &sign_in).await
+    issue::code(&cx, &client, &asked, &sign_in, None).await
 }
 
 both! {
@@ -438,11 +438,20 @@ both! {
         scene.code(second).await;
         scene.server.clock.advance(Duration::from_secs(1));
         let next = scene.tokens(Granted::default()).await;
-        for _ in 0..98 {
+        scene.server.clock.advance(Duration::from_secs(1));
+        // Codes that nobody redeems cost nobody what was redeemed: any page can send a browser here for them.
+        for _ in 0..150 {
             scene.code(Granted::default()).await;
         }
         issued(&scene, "orders:read", vec![API.into()]).await.unwrap();
-        assert_eq!(scene.revoked().await, 1, "of this client alone");
+        assert_eq!(scene.revoked().await, 51, "the oldest of the codes, of this client alone");
+        assert!(scene.active(text(&oldest, "access_token")).await && scene.active(text(&next, "access_token")).await);
+        // 99 of those that wait are redeemed: with the two before, one too many.
+        let most = "UPDATE grants SET code_used_at = created_at WHERE id IN (SELECT id FROM grants WHERE client_id = 'web' \
+                    AND revoked_at IS NULL AND code_used_at IS NULL ORDER BY id LIMIT 99)";
+        scene.server.place.run(most).await;
+        issued(&scene, "orders:read", vec![API.into()]).await.unwrap();
+        assert_eq!(scene.revoked().await, 52, "the oldest of those redeemed");
         assert!(!scene.active(text(&oldest, "access_token")).await && scene.active(text(&next, "access_token")).await);
     }
 

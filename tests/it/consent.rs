@@ -1,10 +1,12 @@
 //! The consent page: who asks, for what, at which API and for how long, in words; and how pages carry the name, colour
 //! and logo of who runs them.
 
+use futures_util::future::join_all;
+
 use crate::authorize::execute;
 use crate::browser::{Browser, Page};
-use crate::people::{ADA, BOB, PEOPLE, authorization_url, tokens};
-use crate::support::{Engine, Server, both};
+use crate::people::{ADA, BOB, PEOPLE, WEB, authorization_url, tokens, tokens_with};
+use crate::support::{Engine, Server, TOKEN, VERIFIER, both, decided, rounds};
 
 /// The people's file with a second API, at which tokens live for a minute and a half.
 fn file() -> String {
@@ -137,6 +139,93 @@ both! {
         server.apply(&file().replacen("\"Web shop\"", "\"Other shop\"", 1)).await;
         let page = browser.get(&agreed("openid")).await;
         assert!(words(&page).contains("Other shop asks for access"), "{}", page.text);
+    }
+
+    /// An API that was asked for by name alone is agreed to as well, and so it is told.
+    async fn s73_an_api_without_a_scope_is_told(engine) {
+        let server = people(engine).await;
+        let mut browser = Browser::new(&server);
+        let asked = [("resource", "https://stock.example.com"), ("resource", "https://api.example.com")];
+        let login = browser.get(&authorization_url(&server, "openid orders:read", &asked)).await;
+        let page = browser.fill_in(&login, ADA).await;
+        let told = "Orders API Read orders The stock Act for you, as far as this API lets it";
+        assert!(words(&page).contains(told), "{}", words(&page));
+        assert!(browser.press(&page, "approve", &[]).await.parameter("code").is_some());
+        let account = browser.get("/account").await;
+        assert!(words(&account).contains(told), "{}", words(&account));
+    }
+
+    /// T-155: who agreed has agreed to what the page showed.
+    async fn t155_what_has_changed_since_the_page_is_shown_again(engine) {
+        let server = people(engine).await;
+        for (old, new, told) in [
+            ("\"Web shop\"", "\"Evil shop\"", "Evil shop asks for access"),
+            ("cb\"]\npost", "cb\", \"https://evil.example/cb\"]\npost", "Web shop asks for access"),
+            ("\"Read orders\"", "\"Read and burn orders\"", "Read and burn orders"),
+        ] {
+            server.apply(&file()).await;
+            let mut browser = Browser::new(&server);
+            let login = browser.get(&authorization_url(&server, "openid orders:read", &[])).await;
+            let page = browser.fill_in(&login, ADA).await;
+            let changed = file().replacen(old, new, 1);
+            assert_ne!(changed, file());
+            server.apply(&changed).await;
+            let again = browser.press(&page, "approve", &[]).await;
+            assert!(again.status == 403 && again.is_at("/consent") && words(&again).contains(told), "{}", again.text);
+            assert_eq!(server.place.number("SELECT COUNT(*) FROM consents").await, 0);
+            assert!(browser.press(&again, "approve", &[]).await.parameter("code").is_some());
+            server.place.run("DELETE FROM consents").await;
+        }
+    }
+
+    /// A claim that the client cannot have is not shown, so nobody agreed to it when one day it can.
+    async fn t155_a_claim_beyond_the_clients_scopes_is_not_agreed_to(engine) {
+        let server = Server::empty(engine).await;
+        let file = |scope: &str| PEOPLE.replacen("openid profile email groups offline_access orders:read", scope, 1);
+        server.apply(&file("openid offline_access")).await;
+        let claims = [("claims", r#"{"userinfo":{"groups":null,"email":null,"cost_center":null},"id_token":{"email":null}}"#)];
+        let mut browser = Browser::new(&server);
+        let tokens = tokens_with(&server, &mut browser, ADA, ("openid offline_access", &claims)).await;
+        let mapper = "\n[[claim]]\nclaim = \"cost_center\"\nsource = \"profile.cost_center\"\nscope = \"groups\"\n";
+        server.apply(&(file("openid offline_access email groups") + mapper)).await;
+        let bearer = format!("Bearer {}", tokens["access_token"].as_str().unwrap());
+        let told = server.http.get(format!("{}/userinfo", server.url)).header("authorization", bearer).send().await.unwrap();
+        let told: serde_json::Value = serde_json::from_str(&told.text().await.unwrap()).unwrap();
+        assert!(told.get("sub").is_some(), "{told}");
+        for claim in ["email", "groups", "cost_center"] {
+            assert!(told.get(claim).is_none(), "{claim}: {told}");
+        }
+        let silent = [claims[0], ("prompt", "none")];
+        let silent = browser.get(&authorization_url(&server, "openid offline_access", &silent)).await;
+        assert_eq!(silent.parameter("error").as_deref(), Some("consent_required"));
+    }
+
+    /// "Access is taken back" holds for codes that were under way: of those answered about then none is good.
+    async fn a_code_under_way_does_not_outlive_the_consent(engine) {
+        let server = people(engine).await;
+        let nodes = if engine == Engine::Postgres { vec![server.another().await] } else { Vec::new() };
+        let url = authorization_url(&server, "openid offline_access", &[("prompt", "none")]);
+        decided(rounds(10), async |_| {
+            let mut browser = Browser::new(&server);
+            tokens(&server, &mut browser, ADA, "openid offline_access").await;
+            let account = browser.get("/account").await;
+            let same = browser.clone();
+            let asking = (0..16).map(|at| {
+                let mut other = same.clone();
+                let to = nodes.get(at % 2).map_or_else(|| url.clone(), |node| url.replacen(&server.url, &node.url, 1));
+                async move { other.get(&to).await.parameter("code") }
+            });
+            let asking = async { join_all(asking).await };
+            let (codes, page) = tokio::join!(asking, browser.press(&account, "client", &[]));
+            assert!(page.text.contains("is taken back."), "{}", page.text);
+            let codes: Vec<String> = codes.into_iter().flatten().collect();
+            for code in &codes {
+                let form = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", VERIFIER), ("redirect_uri", WEB.2)];
+                server.post(TOKEN, Some((WEB.0, WEB.1)), &form).await.assert_error(400, "invalid_grant");
+            }
+            (1..16).contains(&codes.len())
+        })
+        .await;
     }
 
     async fn pages_carry_the_name_colour_and_logo_of_who_runs_them(engine) {

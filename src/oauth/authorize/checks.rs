@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::request;
-use crate::claims::{ClaimsRequest, Wanted};
+use crate::claims::{ClaimsRequest, Mappers, Wanted, is_of_tokens};
 use crate::clients::Client;
 use crate::config::Issuer;
 use crate::error::{Code, Error, Result};
@@ -36,6 +36,8 @@ pub(super) struct Request<'r> {
     pub client: &'r Client,
     /// Resources and scopes.
     pub catalog: &'r Catalog,
+    /// Claims of operators.
+    pub mappers: &'r Mappers,
     /// Our keys.
     pub ring: &'r KeyRing,
     /// Who we are.
@@ -78,8 +80,8 @@ fn response_mode(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
 }
 
 fn state(_: &Request<'_>, asked: &mut Asked) -> Result<()> {
-    if asked.state.as_ref().is_some_and(|state| state.len() > LONGEST_STATE) {
-        return refuse(Code::InvalidRequest, "The state is too long.");
+    if asked.state.as_ref().is_some_and(|state| state.len() > LONGEST_STATE || state.chars().any(char::is_control)) {
+        return refuse(Code::InvalidRequest, "The state is too long, or has control characters (RFC 6749 §A.5).");
     }
     Ok(())
 }
@@ -187,8 +189,8 @@ fn scope(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
 
 fn nonce(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     asked.nonce = request.form.get("nonce").map(str::to_owned);
-    if asked.nonce.as_ref().is_some_and(|nonce| nonce.len() > LONGEST_NONCE) {
-        return refuse(Code::InvalidRequest, "The nonce is too long.");
+    if asked.nonce.as_ref().is_some_and(|nonce| nonce.len() > LONGEST_NONCE || nonce.chars().any(char::is_control)) {
+        return refuse(Code::InvalidRequest, "The nonce is too long, or has control characters.");
     }
     Ok(())
 }
@@ -244,7 +246,8 @@ fn preferences(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     Ok(())
 }
 
-/// OpenID Connect Core §5.5. Without `openid` nobody speaks of a person.
+/// OpenID Connect Core §5.5. Without `openid` nobody speaks of a person. What the client cannot get is passed over: the
+/// person is not asked for it, and must not have agreed to it when the client can.
 fn claims(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     let Some(text) = request.form.get("claims") else { return Ok(()) };
     let malformed = || Error::invalid_request("The claims parameter is malformed, or too large.");
@@ -258,9 +261,14 @@ fn claims(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
     let read = |name: &str| -> Result<BTreeMap<String, Option<Wanted>>> {
         // Left out and null are both "nothing here"; members that are not understood are passed over.
         let wanted = value.get(name).filter(|value| !value.is_null()).cloned();
-        let wanted: BTreeMap<_, _> =
+        let mut wanted: BTreeMap<String, _> =
             wanted.map(serde_json::from_value).transpose().map_err(|_| malformed())?.unwrap_or_default();
-        if wanted.len() > CLAIMS.2 { Err(malformed()) } else { Ok(wanted) }
+        if wanted.len() > CLAIMS.2 {
+            return Err(malformed());
+        }
+        let gets = |claim: &str| is_of_tokens(claim) || request.mappers.gives(request.client, claim);
+        wanted.retain(|claim, _| gets(claim));
+        Ok(wanted)
     };
     let wanted = ClaimsRequest { userinfo: read("userinfo")?, id_token: read("id_token")? };
     if asked.scope.contains("openid") {

@@ -121,9 +121,15 @@ fn check(cx: &Cx<'_>, client: &Client, parameters: Parameters, asked: &mut Asked
     if let Some(wrong) = parameters.unread {
         return Err(wrong);
     }
-    let (catalog, ring) = (cx.resources.load(), cx.keys.ring());
-    let request =
-        checks::Request { form: &parameters.form, client, catalog: &catalog, ring: &ring, issuer: &cx.issuer };
+    let (catalog, ring, mappers) = (cx.resources.load(), cx.keys.ring(), cx.claim_mappers.load());
+    let request = checks::Request {
+        form: &parameters.form,
+        client,
+        catalog: &catalog,
+        mappers: &mappers,
+        ring: &ring,
+        issuer: &cx.issuer,
+    };
     checks::CHECKS.iter().try_for_each(|check| check(&request, asked))
 }
 
@@ -182,7 +188,7 @@ async fn first(cx: &Cx<'_>, parts: &Parts, client: &Client, asked: &Asked) -> Re
     }
     session::used(cx, sign_in).await?;
     cx.require_lease()?;
-    issue::code(cx, client, asked, sign_in).await.map(Next::Code)
+    issue::code(cx, client, asked, sign_in, consents::agreed(client)).await.map(Next::Code)
 }
 
 /// Back from a page of ours: on with the flow, or to its end. What the flow holds decides, and nothing of this request.
@@ -227,7 +233,7 @@ async fn finally(cx: &Cx<'_>, id: &FlowId, client: Arc<Client>, flow: Flow, deci
         return Err(ended());
     }
     let outcome = match decided {
-        Ok(sign_in) => issue::code(cx, &client, &flow.asked, sign_in).await,
+        Ok(sign_in) => issue::code(cx, &client, &flow.asked, sign_in, consents::agreed(&client)).await,
         Err(error) => Err(error),
     };
     let acted = flow.sid.is_some() || flow.decision.is_some();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::checks::{CHECKS, Request};
+use crate::claims::Mappers;
 use crate::clients::{Client, ClientMetadata};
 use crate::config::Issuer;
 use crate::error::Result;
@@ -63,7 +64,8 @@ fn run(client: &Client, changes: &[(&str, &str)]) -> Result<Asked> {
     let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
     let form = Form::parse(body.as_bytes()).unwrap();
     let ring = KeyRing::new(Vec::new());
-    let request = Request { form: &form, client, catalog: &catalog(&issuer), ring: &ring, issuer: &issuer };
+    let (catalog, mappers) = (catalog(&issuer), Mappers::default());
+    let request = Request { form: &form, client, catalog: &catalog, mappers: &mappers, ring: &ring, issuer: &issuer };
     let mut asked = Asked::of("web", &client.metadata.redirect_uris[0], ResponseMode::Query);
     asked.state = form.get("state").map(str::to_owned);
     CHECKS.iter().try_for_each(|check| check(&request, &mut asked))?;
@@ -90,6 +92,9 @@ fn what_is_wrong_gets_its_own_error() {
         (&[("request", "a.b.c")], "request_not_supported"),
         (&[("request_uri", "https://rp.test/r")], "request_uri_not_supported"),
         (&[("registration", "{}")], "registration_not_supported"),
+        (&[("state", "a\u{1}b")], "invalid_request"),
+        (&[("state", "\u{e4} \"\\")], "fine"),
+        (&[("nonce", "a\nb")], "invalid_request"),
         (&[("scope", "openid admin")], "invalid_scope"),
         (&[("scope", "other:read")], "invalid_scope"),
         (&[("scope", "openid  profile")], "invalid_scope"),
@@ -196,12 +201,13 @@ fn rfc6749_3_3_a_scope_left_out_is_all_that_the_client_may_have() {
 fn oidc_core_5_5_the_claims_request_is_read_strictly() {
     let claims = |value: &serde_json::Value| run(&client(), &[("claims", &value.to_string())]);
     let asked = claims(&json!({
-        "userinfo": {"given_name": {"essential": true}, "nickname": null, "x": {"unknown": 1}},
+        "userinfo": {"given_name": {"essential": true}, "nickname": null, "name": {"unknown": 1}, "email": null, "x": null},
         "id_token": {"acr": {"values": ["1"]}},
         "other": {"a": 1},
     }))
     .unwrap();
-    assert_eq!(asked.claims.userinfo.len(), 3);
+    let known: Vec<&String> = asked.claims.userinfo.keys().collect();
+    assert_eq!(known, ["given_name", "name", "nickname"], "what the client can get");
     assert!(asked.claims.userinfo["given_name"].as_ref().unwrap().essential);
     assert_eq!(asked.claims.id_token.len(), 1);
     assert!(claims(&json!({"userinfo": null})).unwrap().claims.userinfo.is_empty());
