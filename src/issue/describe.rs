@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quick_cache::sync::Cache;
 use serde::Serialize;
 
@@ -19,8 +20,31 @@ use crate::store::{artifacts, grants};
 pub struct Described {
     /// Its claims.
     pub claims: AccessClaims,
+    /// What introspection says of it while it lives, as JSON (RFC 7662 §2.2).
+    pub answer: Bytes,
     /// The key that signed it; none for an opaque one.
     kid: Option<String>,
+}
+
+impl Described {
+    fn new(claims: AccessClaims, kid: Option<String>) -> Result<Self> {
+        Ok(Self { answer: active(Some("Bearer"), &claims)?, claims, kid })
+    }
+}
+
+/// RFC 7662 §2.2 of a live token.
+fn active(token_type: Option<&'static str>, claims: &impl Serialize) -> Result<Bytes> {
+    #[derive(Serialize)]
+    #[expect(clippy::struct_field_names, reason = "the wire's name")]
+    struct Active<'t, C> {
+        active: bool,
+        /// Of an access token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token_type: Option<&'static str>,
+        #[serde(flatten)]
+        claims: &'t C,
+    }
+    serde_json::to_vec(&Active { active: true, token_type, claims }).map(Bytes::from).map_err(Error::internal)
 }
 
 /// Tokens seen before, by SHA-256: a signature is verified once.
@@ -51,7 +75,7 @@ pub(super) async fn recognise(cx: &Cx<'_>, token: &str) -> Result<Option<Arc<Des
     if let Some(known) = cx.known_tokens.0.get(&id) {
         return Ok(Some(known));
     }
-    let found = if Prefix::AccessToken.matches(token) { stored(cx, id).await? } else { signed(cx, token) };
+    let found = if Prefix::AccessToken.matches(token) { stored(cx, id).await? } else { signed(cx, token)? };
     let found = found.map(Arc::new);
     if let Some(found) = &found {
         cx.known_tokens.0.insert(id, found.clone());
@@ -66,24 +90,27 @@ async fn stored(cx: &Cx<'_>, id: artifacts::Key) -> Result<Option<Described>> {
         .read(move |conn| Box::pin(async move { artifacts::get(conn, artifacts::Kind::AccessToken, &id, now).await }));
     let Some(body) = read.await? else { return Ok(None) };
     let claims = serde_json::from_str(&body).map_err(Error::internal)?;
-    Ok(Some(Described { claims, kid: None }))
+    Described::new(claims, None).map(Some)
 }
 
 /// RFC 9068 §4: `typ`, signature by one of our keys under its own algorithm, issuer. Time comes later, each time.
-fn signed(cx: &Cx<'_>, token: &str) -> Option<Described> {
-    let jws = Jws::parse(token, LONGEST_TOKEN).ok()?;
-    if !jws.header.is_typ(Typ::AccessToken.as_str()) {
-        return None;
-    }
-    let ring = cx.keys.ring();
-    let kid = ring.verify_own(&jws).ok()?.kid.clone();
-    let claims: AccessClaims = jws.claims().ok()?;
-    (claims.iss == cx.issuer.as_str()).then_some(Described { claims, kid: Some(kid) })
+fn signed(cx: &Cx<'_>, token: &str) -> Result<Option<Described>> {
+    let ours = || {
+        let jws = Jws::parse(token, LONGEST_TOKEN).ok()?;
+        if !jws.header.is_typ(Typ::AccessToken.as_str()) {
+            return None;
+        }
+        let ring = cx.keys.ring();
+        let kid = ring.verify_own(&jws).ok()?.kid.clone();
+        let claims: AccessClaims = jws.claims().ok()?;
+        (claims.iss == cx.issuer.as_str()).then_some((claims, kid))
+    };
+    ours().map(|(claims, kid)| Described::new(claims, Some(kid))).transpose()
 }
 
 /// A refresh token that works (RFC 7662 §2.2).
 #[derive(Debug, Serialize)]
-pub struct LiveRefresh {
+struct LiveRefresh {
     iss: String,
     sub: String,
     client_id: String,
@@ -92,28 +119,29 @@ pub struct LiveRefresh {
     exp: i64,
 }
 
-/// What is said of `client`'s own refresh token while it is the current one of its grant; `None` of any other. It is
-/// read from the database each time.
+/// What introspection says of `client`'s own refresh token while it is the current one of its grant, as JSON; `None` of
+/// any other. It is read from the database each time.
 ///
 /// # Errors
 /// 503 when the database cannot answer.
-pub async fn describe_refresh(cx: &Cx<'_>, client: &Client, token: RefreshToken) -> Result<Option<LiveRefresh>> {
+pub async fn describe_refresh(cx: &Cx<'_>, client: &Client, token: RefreshToken) -> Result<Option<Bytes>> {
     let (client_id, now) = (client.client_id.as_ref().to_owned(), cx.now);
     let read =
         cx.db.read(move |conn| Box::pin(async move { grants::live_of(conn, token.grant, &client_id, now).await }));
     let row = read.await?.filter(|row| row.generation == i64::from(token.generation));
-    Ok(row.map(|row| LiveRefresh {
+    let live = row.map(|row| LiveRefresh {
         iss: cx.issuer.as_str().to_owned(),
         sub: row.sub,
         client_id: row.client_id,
         scope: row.scope,
         iat: row.rotated_at.unwrap_or(row.created_at) / SECOND,
         exp: row.expires_at / SECOND,
-    }))
+    });
+    live.map(|live| active(None, &live)).transpose()
 }
 
 async fn is_alive(cx: &Cx<'_>, described: &Described) -> Result<bool> {
-    let Described { claims, kid } = described;
+    let Described { claims, kid, .. } = described;
     let in_time = cx.now < claims.exp * SECOND;
     // A key that was taken back takes its tokens with it.
     let key_stands = kid.as_ref().is_none_or(|kid| cx.keys.ring().public(kid).is_some());

@@ -26,7 +26,7 @@ use crate::secret::Secret;
 use crate::wire::{Algorithm, Scope, TokenFormat};
 
 pub use code::{Facts, code, outlives_sign_in};
-pub use describe::{Described, KnownTokens, LiveRefresh, describe, describe_refresh};
+pub use describe::{Described, KnownTokens, describe, describe_refresh};
 pub use draft::longest_lifetime;
 use draft::{Draft, Mint, Minted};
 pub use facts::facts_of;
@@ -159,23 +159,27 @@ impl Audience {
 /// no lease, the signing queue is full, or the database does not take it.
 pub async fn tokens(cx: &Cx<'_>, client: &Arc<Client>, issue: Issue) -> Result<TokenResponse> {
     let mint = Mint::new(cx, client);
-    let has_openid = client.metadata.scope.contains("openid");
     match issue {
         Issue::Own(terms) => own(cx, mint.draft(terms, None)?).await,
-        Issue::Redeem { code, judge } => {
-            let places = places(cx, client, has_openid)?;
-            let renewed = grant::redeem(cx, mint, code, judge).await?;
-            of_person(cx, client, renewed, places).await
-        }
-        Issue::Rotate { token, judge } => {
-            let wanted = client.metadata.id_token_on_refresh;
-            let places = places(cx, client, has_openid && wanted)?;
-            let mut renewed = refresh::rotate(cx, mint, token, judge).await?;
-            // OpenID Connect Core §12.2: the nonce is the first ID token's only.
-            renewed.grant.facts.nonce = None;
-            of_person(cx, client, renewed, places).await
-        }
+        // On the heap: a client's own request need not carry room for them.
+        Issue::Redeem { code, judge } => Box::pin(redeemed(cx, client, mint, code, judge)).await,
+        Issue::Rotate { token, judge } => Box::pin(rotated(cx, client, mint, token, judge)).await,
     }
+}
+
+async fn redeemed(cx: &Cx<'_>, client: &Client, mint: Mint, code: [u8; 32], judge: Judge) -> Result<TokenResponse> {
+    let places = places(cx, client, client.metadata.scope.contains("openid"))?;
+    let renewed = grant::redeem(cx, mint, code, judge).await?;
+    of_person(cx, client, renewed, places).await
+}
+
+async fn rotated(cx: &Cx<'_>, client: &Client, mint: Mint, token: RefreshToken, judge: Judge) -> Result<TokenResponse> {
+    let id_token = client.metadata.id_token_on_refresh && client.metadata.scope.contains("openid");
+    let places = places(cx, client, id_token)?;
+    let mut renewed = refresh::rotate(cx, mint, token, judge).await?;
+    // OpenID Connect Core §12.2: the nonce is the first ID token's only.
+    renewed.grant.facts.nonce = None;
+    of_person(cx, client, renewed, places).await
 }
 
 async fn own(cx: &Cx<'_>, draft: Draft) -> Result<TokenResponse> {

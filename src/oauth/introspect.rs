@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use serde::Serialize;
 
 use super::OAuth;
 use super::endpoint::Call;
@@ -14,28 +13,10 @@ use crate::audit::Counted;
 use crate::clients::Client;
 use crate::error::{Error, Result};
 use crate::http::render;
-use crate::issue::{self, AccessClaims, Described, LiveRefresh, RefreshToken};
-
-/// RFC 7662 §2.2 for a live token.
-#[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "the wire's name")]
-struct Active<'t, C> {
-    active: bool,
-    /// Of an access token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token_type: Option<&'static str>,
-    #[serde(flatten)]
-    claims: &'t C,
-}
-
-/// What is alive.
-enum Found {
-    Access(Arc<Described>),
-    Refresh(LiveRefresh),
-}
+use crate::issue::{self, AccessClaims, RefreshToken};
 
 /// All that is said of any other.
-const INACTIVE: &[u8] = br#"{"active":false}"#;
+const INACTIVE: Bytes = Bytes::from_static(br#"{"active":false}"#);
 
 pub(super) async fn introspect(State(oauth): State<Arc<OAuth>>, request: Request) -> Response {
     let (mut call, body) = Call::begin(&oauth, request);
@@ -44,20 +25,12 @@ pub(super) async fn introspect(State(oauth): State<Arc<OAuth>>, request: Request
         Ok(found) => call.cx.metrics.introspected(found.is_some()),
         Err(error) => call.cx.metrics.introspection_refused(error.code),
     }
-    let outcome = outcome.map(|found| match found {
-        Some(Found::Access(found)) => {
-            let active = Active { active: true, token_type: Some("Bearer"), claims: &found.claims };
-            render::json(StatusCode::OK, &active)
-        }
-        Some(Found::Refresh(claims)) => {
-            render::json(StatusCode::OK, &Active { active: true, token_type: None, claims: &claims })
-        }
-        None => render::json_bytes(StatusCode::OK, INACTIVE),
-    });
+    let outcome = outcome.map(|found| render::json_bytes(StatusCode::OK, found.unwrap_or(INACTIVE)));
     call.finish(Counted::Introspection, outcome).await
 }
 
-async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Found>> {
+/// What is said of a live token that the client may know of.
+async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Bytes>> {
     call.read(body).await?;
     let client = call.authenticate().await?;
     // RFC 7662 §2.1: the endpoint requires authorization, which a public client cannot show.
@@ -67,10 +40,10 @@ async fn answer(call: &mut Call<'_>, body: Body) -> Result<Option<Found>> {
     let token = call.form.get("token").ok_or_else(|| Error::invalid_request("token is missing."))?;
     let found = if let Some(token) = RefreshToken::open(&call.cx.mac, token) {
         // Only whom it was issued to may know of it.
-        issue::describe_refresh(&call.cx, &client, token).await?.map(Found::Refresh)
+        issue::describe_refresh(&call.cx, &client, token).await?
     } else {
         let found = issue::describe(&call.cx, token).await?;
-        found.filter(|found| may_know(&client, &found.claims)).map(Found::Access)
+        found.filter(|found| may_know(&client, &found.claims)).map(|found| found.answer.clone())
     };
     // The last thing before the answer: without a lease this node does not know what was revoked elsewhere.
     call.cx.require_lease()?;

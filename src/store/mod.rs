@@ -175,10 +175,11 @@ impl Db {
     where
         F: for<'c> FnOnce(&'c mut Conn) -> JobFuture<'c, T>,
     {
-        let work = async {
+        // On the heap: a handler that could read would else carry four kilobytes for it through every call that does not.
+        let work = Box::pin(async {
             let mut conn = self.reader().await?;
             job(&mut conn).await
-        };
+        });
         tokio::time::timeout(self.shared.deadline, work)
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("a query took too long".into())))

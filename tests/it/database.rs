@@ -50,6 +50,17 @@ async fn every_query_prepares_on_both_engines() {
     assert!(prepared >= 80, "{prepared}");
 }
 
+/// `.cargo/config.toml` reaches SQLite: with its own bound of 64 KiB each batch of used-up assertions opened a file.
+#[tokio::test]
+async fn sqlite_is_compiled_as_we_say() {
+    let mut conn = sqlx::SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let options: Vec<String> = sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut conn).await.unwrap();
+    for option in ["STMTJRNL_SPILL=4194304", "DEFAULT_MEMSTATUS=0"] {
+        assert!(options.iter().any(|known| known == option), "{option}: {options:?}");
+    }
+    assert!(!options.iter().any(|known| known == "ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
+}
+
 both! {
     async fn the_signing_keys_are_sealed_at_rest(engine) {
         let server = Server::empty(engine).await;
