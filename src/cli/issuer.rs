@@ -4,14 +4,21 @@ use std::fs::read_to_string;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::dev::{self, DevFile};
+use super::keys::read_key;
 use super::output::Failure;
+use crate::clients::auth::ASSERTION_TYPE;
+use crate::clock::{Clock, SECOND};
 use crate::config::{self, Config, Issuer};
+use crate::keys::KeyPair;
+use crate::keys::import::{Imported, private_key};
 use crate::outbound::{Outbound, OutboundError};
-use crate::secret::Secret;
+use crate::secret::{Secret, random_text};
 
 /// Whom to ask, and as whom.
 #[derive(clap::Args)]
@@ -25,6 +32,12 @@ pub struct Peer {
     /// The file that holds the client's secret, or - for stdin [env: `SEALWRIGHT_CLIENT_SECRET`, the secret itself]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     client_secret_file: Option<PathBuf>,
+    /// Send the secret in the form (`client_secret_post`) instead of by HTTP Basic
+    #[arg(long, conflicts_with_all = ["dev", "client_key_file"])]
+    post_secret: bool,
+    /// The file that holds the client's private key, a JWK or PEM: it signs an assertion instead (`private_key_jwt`)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dev", "client_secret_file"])]
+    client_key_file: Option<PathBuf>,
     /// Use the issuer and the demo clients of `serve --dev` in this folder
     #[arg(long)]
     dev: bool,
@@ -62,9 +75,57 @@ pub struct Metadata {
 pub struct Caller {
     issuer: Issuer,
     client_id: String,
-    /// None for a public client.
-    secret: Option<Secret>,
+    proof: Proof,
     http: Outbound,
+}
+
+/// How we show who we are.
+enum Proof {
+    /// A public client does not.
+    None,
+    Basic(Secret),
+    Post(Secret),
+    Key(AssertionKey),
+}
+
+/// RFC 7523 §2.2: what signs a client's assertions.
+struct AssertionKey {
+    pair: KeyPair,
+    /// The name of its algorithm.
+    alg: String,
+    /// As the JWK has it, so that the server finds it among several.
+    kid: Option<String>,
+}
+
+impl AssertionKey {
+    fn read(file: &Path) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Named {
+            kid: Option<String>,
+        }
+        let text = read_key(file)?;
+        let unfit = |cause| Failure::failed(format!("{}: {cause}", file.display()));
+        let Imported { pair, alg_name, .. } = private_key(&text, None).map_err(unfit)?;
+        let alg = alg_name.unwrap_or_else(|| pair.algorithm().as_str().to_owned());
+        let kid = serde_json::from_slice(&text).ok().and_then(|Named { kid }| kid);
+        Ok(Self { pair, alg, kid })
+    }
+
+    /// An assertion of `client_id` for `issuer` (RFC 10070), good once, for a minute.
+    fn assertion(&self, client_id: &str, issuer: &str) -> Result<String, Failure> {
+        let now = Clock::system().now() / SECOND;
+        let mut header = json!({ "alg": self.alg, "typ": "client-authentication+jwt" });
+        if let Some(kid) = &self.kid {
+            header["kid"] = kid.as_str().into();
+        }
+        let claims = json!({
+            "iss": client_id, "sub": client_id, "aud": issuer, "iat": now, "exp": now + 60, "jti": random_text::<16>()?,
+        });
+        let encode = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", encode(header), encode(claims));
+        let signature = self.pair.sign(message.as_bytes()).map_err(Failure::failed)?;
+        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
 }
 
 impl Peer {
@@ -75,7 +136,7 @@ impl Peer {
 
     /// Who calls whom.
     pub fn caller(&self, demo: Demo) -> Result<Caller, Failure> {
-        let (issuer, client_id, secret) = if self.dev {
+        let (issuer, client_id, proof) = if self.dev {
             let DevFile { issuer, client, gateway, web_client, .. } = dev::file()?;
             let credentials = match demo {
                 Demo::Client => client,
@@ -84,14 +145,11 @@ impl Peer {
                     Failure::failed("dev.json is of an earlier release; start `sealwright serve --dev` anew")
                 })?,
             };
-            (issuer, credentials.client_id, Some(credentials.client_secret))
+            (issuer, credentials.client_id, Proof::Basic(credentials.client_secret))
         } else {
             let issuer = given(self.issuer.clone(), "SEALWRIGHT_ISSUER", "--issuer URL")?;
             let client_id = given(self.client_id.clone(), "SEALWRIGHT_CLIENT_ID", "--client-id ID")?;
-            let public = matches!(demo, Demo::Web)
-                && self.client_secret_file.is_none()
-                && std::env::var_os("SEALWRIGHT_CLIENT_SECRET").is_none_or(|secret| secret.is_empty());
-            (issuer, client_id, if public { None } else { Some(self.secret()?) })
+            (issuer, client_id, self.proof(demo)?)
         };
         let issuer = Issuer::parse(&issuer).map_err(|text| Failure::usage(format!("--issuer: {issuer} {text}")))?;
         if !issuer.is_https() && !issuer.is_loopback() {
@@ -109,7 +167,19 @@ impl Peer {
             max_body_bytes: 1024 * 1024,
             ..Config::default().outbound
         })?;
-        Ok(Caller { issuer, client_id, secret, http })
+        Ok(Caller { issuer, client_id, proof, http })
+    }
+
+    fn proof(&self, demo: Demo) -> Result<Proof, Failure> {
+        if let Some(file) = &self.client_key_file {
+            return AssertionKey::read(file).map(Proof::Key);
+        }
+        let has_none = self.client_secret_file.is_none()
+            && std::env::var_os("SEALWRIGHT_CLIENT_SECRET").is_none_or(|secret| secret.is_empty());
+        match (demo, has_none) {
+            (Demo::Web, true) if !self.post_secret => Ok(Proof::None),
+            _ => self.secret().map(if self.post_secret { Proof::Post } else { Proof::Basic }),
+        }
     }
 
     fn secret(&self) -> Result<Secret, Failure> {
@@ -171,13 +241,18 @@ impl Caller {
         self.http.get(url, accept).await.map_err(|cause| no_answer(url, &cause))
     }
 
-    /// Posts a form as the client, by HTTP Basic where it has a secret, and gives the answer's JSON.
+    /// Posts a form as the client, and gives the answer's JSON.
     pub async fn post(&self, endpoint: Option<&str>, form: &[(&str, &str)]) -> Result<Value, Failure> {
         let url = endpoint.ok_or_else(|| Failure::failed(format!("{} has no such endpoint", self.issuer)))?;
-        let basic = self.secret.as_ref().map(|secret| (self.client_id.as_str(), secret));
-        let mut form = form.to_vec();
-        if basic.is_none() {
-            form.push(("client_id", &self.client_id));
+        let client_id = self.client_id.as_str();
+        let (mut form, mut basic, assertion) = (form.to_vec(), None, self.assertion()?);
+        match &self.proof {
+            Proof::None => form.push(("client_id", client_id)),
+            Proof::Basic(secret) => basic = Some((client_id, secret)),
+            Proof::Post(secret) => form.extend([("client_id", client_id), ("client_secret", secret.expose())]),
+            Proof::Key(_) => {
+                form.extend([("client_assertion_type", ASSERTION_TYPE), ("client_assertion", assertion.as_str())]);
+            }
         }
         let (status, body) = self.http.post_form(url, &form, basic).await.map_err(|cause| no_answer(url, &cause))?;
         let answer = serde_json::from_slice(&body);
@@ -185,6 +260,16 @@ impl Caller {
             (200, Ok(answer)) => Ok(answer),
             (200, Err(cause)) => Err(Failure::failed(format!("{url} answered with something else than JSON: {cause}"))),
             (status, answer) => Err(Failure::failed(refusal(status, &answer.unwrap_or_default()))),
+        }
+    }
+}
+
+impl Caller {
+    /// Empty for who authenticates in another way.
+    fn assertion(&self) -> Result<String, Failure> {
+        match &self.proof {
+            Proof::Key(key) => key.assertion(&self.client_id, self.issuer.as_str()),
+            _ => Ok(String::new()),
         }
     }
 }
@@ -219,8 +304,8 @@ fn refusal(status: u16, answer: &Value) -> String {
     let (code, detail) = (member("error"), member("error_description"));
     let mend = match code {
         "invalid_client" => {
-            "Check client id and secret; the client must use client_secret_basic, and may not be disabled or its secret \
-             expired."
+            "Check the client's id, its secret or key, and whether this is how it is registered to authenticate; it may \
+             not be disabled, or its secret expired."
         }
         "invalid_scope" => "The client's `scope` says what it may ask for.",
         "invalid_target" => "The client's `resources` say what it may ask for.",

@@ -8,6 +8,8 @@ mod retire;
 mod revoke;
 mod rotate;
 
+pub(super) use import::read as read_key;
+
 use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;

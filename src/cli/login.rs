@@ -27,7 +27,7 @@ Examples:
   sealwright login --issuer https://id.example.com --client-id my-app --redirect-uri http://127.0.0.1/callback
 
 The address to open is told on stderr; the decoded tokens are on stdout. A client without a secret needs none: leave
---client-secret-file out. The redirect URI must be registered for the client. Where it has no port, a free one is taken,
+--client-secret-file and --client-key-file out. The redirect URI must be registered for the client. Where it has no port, a free one is taken,
 which servers allow for 127.0.0.1 and [::1] of native clients (RFC 8252 §7.3).")]
 pub struct Args {
     #[command(flatten)]

@@ -120,8 +120,10 @@ mod tests {
     fn no_secret_is_taken_as_an_argument() {
         let command = CommandLine::command();
         for command in command.get_subcommands() {
-            for argument in command.get_arguments().filter(|argument| argument.get_id().as_str().contains("secret")) {
-                assert_eq!(argument.get_id(), "client_secret_file", "{}", command.get_name());
+            for argument in command.get_arguments() {
+                let id = argument.get_id().as_str();
+                let takes = argument.get_action().takes_values() && (id.contains("secret") || id.contains("key"));
+                assert!(!takes || id.ends_with("_file"), "{} {id}", command.get_name());
             }
         }
     }

@@ -4,9 +4,8 @@
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
-use http::HeaderMap;
 use serde::Serialize;
 
 use super::{INTROSPECTION_PATH, JWKS_PATH, OAuth, REVOCATION_PATH};
@@ -76,18 +75,18 @@ fn shows(mark: &Weak<KeyRing>, ring: &Arc<KeyRing>) -> bool {
     std::ptr::eq(mark.as_ptr(), Arc::as_ptr(ring))
 }
 
-pub(super) async fn jwks(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
+pub(super) async fn jwks(State(oauth): State<Arc<OAuth>>, request: Request) -> Response {
     let ring = oauth.services.keys.ring();
     // A node that is cut off from its database does not know which keys were published since: its copy is to be asked
     // for again, or a verifier could keep it until one of them signs.
     let is_current = oauth.services.node.lease_remaining() > 0;
-    let mut response = oauth.published.jwks(&ring).1.respond(&headers, is_current);
+    let mut response = oauth.published.jwks(&ring).1.respond(request.headers(), is_current);
     cors::allow_any(response.headers_mut());
     response
 }
 
-pub(super) async fn discovery(State(oauth): State<Arc<OAuth>>, headers: HeaderMap) -> Response {
-    let mut response = oauth.published.discovery(&oauth.services).document.respond(&headers, true);
+pub(super) async fn discovery(State(oauth): State<Arc<OAuth>>, request: Request) -> Response {
+    let mut response = oauth.published.discovery(&oauth.services).document.respond(request.headers(), true);
     cors::allow_any(response.headers_mut());
     response
 }

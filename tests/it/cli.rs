@@ -486,7 +486,7 @@ async fn token_and_introspect_against_a_running_server() {
     // What goes wrong is told with its mend.
     let wrong = ["token", "--issuer", &node.issuer, "--client-id", "orders-sync", "--client-secret-file", "gateway"];
     let said = folder.run(&wrong);
-    assert!(error(&said).contains("invalid_client") && error(&said).contains("Check client id and secret"), "{said:?}");
+    assert!(error(&said).contains("invalid_client") && error(&said).contains("its secret or key"), "{said:?}");
     no_secret(&said.stderr);
     let said = folder.run(&[&["token", "--scope", "orders:all"], &as_client[..]].concat());
     assert!(error(&said).contains("invalid_scope"), "{said:?}");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::Value;
 
 use crate::browser::Browser;
@@ -92,6 +93,54 @@ async fn any_client_with_a_loopback_redirect_signs_in() {
     let report: Value = serde_json::from_str(&run.stdout()).unwrap();
     assert_eq!(report["id_token_claims"]["aud"], "pocket");
     assert!(report["tokens"].get("refresh_token").is_none() && report["access_token_claims"]["client_id"] == "pocket");
+}
+
+/// However the client is registered to authenticate; the same options are those of `token` and `introspect`.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_client_authenticates_as_it_is_registered() {
+    let folder = Folder::new().await;
+    let _server = folder.serve().await;
+    let (username, password, told_there) = demo(&folder);
+    let issuer = told_there["issuer"].as_str().unwrap();
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    std::fs::write(folder.path().join("key.pem"), pair.serialize_pem()).unwrap();
+    std::fs::write(folder.path().join("secret"), "a-secret-of-32-characters-at-least\n").unwrap();
+    let x = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+    let entry = |id: &str, method: &str, more: &str| {
+        format!(
+            "[[client]]\nclient_id = \"{id}\"\ntoken_endpoint_auth_method = \"{method}\"\n{more}\n\
+             grant_types = [\"authorization_code\", \"client_credentials\"]\napplication_type = \"native\"\n\
+             redirect_uris = [\"http://127.0.0.1/callback\"]\nscope = \"openid demo:read\"\n\n"
+        )
+    };
+    let jwk = format!(
+        "jwks = {{ keys = [{{ kty = \"OKP\", crv = \"Ed25519\", x = \"{x}\" }}] }}\nrequire_client_assertion_typ = true"
+    );
+    let secret = "client_secret = \"a-secret-of-32-characters-at-least\"";
+    let file = entry("signs", "private_key_jwt", &jwk) + &entry("posts", "client_secret_post", secret);
+    folder.run(&["apply", "--dev", "-"], Some(&file)).fine();
+    for (id, how) in [
+        ("signs", &["--client-key-file", "key.pem"][..]),
+        ("posts", &["--client-secret-file", "secret", "--post-secret"]),
+    ] {
+        let who = [&["--issuer", issuer, "--client-id", id], how].concat();
+        let mut run =
+            Run::spawn(command(folder.path(), &[&["login", "--scope", "openid", "--json"], &who[..]].concat()), None);
+        let url = told(&mut run).await;
+        let page = Browser::at(issuer).go_through(&url, (&username, &password)).await;
+        client().get(page.away.unwrap_or_else(|| panic!("{}", page.text))).send().await.unwrap();
+        assert_eq!(run.wait(), 0, "{}", run.stderr());
+        let report: Value = serde_json::from_str(&run.stdout()).unwrap();
+        assert_eq!(report["id_token_claims"]["aud"], id);
+        let token = folder.run(&[&["token", "--scope", "demo:read"], &who[..]].concat(), None).fine().stdout;
+        let told = folder.run(&[&["introspect"], &who[..]].concat(), Some(&token)).fine();
+        assert_eq!((&told.json()["active"], &told.json()["client_id"]), (&Value::Bool(true), &Value::from(id)));
+    }
+    // The other's way is refused, and says so.
+    let said = folder.run(&["token", "--issuer", issuer, "--client-id", "posts", "--client-key-file", "key.pem"], None);
+    assert!(said.status == 1 && said.stderr.contains("how it is registered"), "{said:?}");
+    let said = folder.run(&["token", "--issuer", issuer, "--client-id", "signs", "--client-key-file", "secret"], None);
+    assert!(said.status == 1 && said.stderr.contains("private JWK") && !said.stderr.contains("a-secret"), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

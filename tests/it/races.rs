@@ -236,18 +236,17 @@ async fn races(what: What) {
     decided(rounds(50), async |number| round(&mut cluster, what, false, number).await.0).await;
 }
 
-/// Races with a `kill -9` in each, until so many were cut in the middle. A long run has several databases at once: a
-/// round waits more than it computes.
+/// Races with a `kill -9` in each, until so many were cut in the middle; on several databases at once, for a round waits
+/// more than it computes.
 async fn killed(engine: Engine, what: What) {
-    let cuts = rounds(4);
-    let lanes = if cuts < 40 { 1 } else { 4 };
+    let (cuts, lanes) = (rounds(50), 4);
     // One after another: `apply` keeps the thread, and would wait for a migration that another lane has begun.
     let mut clusters = Vec::new();
     for _ in 0..lanes {
         clusters.push(Cluster::new(engine, what).await);
     }
     let lane = async |mut cluster| {
-        decided(cuts / lanes, async |number| round(&mut cluster, what, true, number).await.1).await;
+        decided(cuts.div_ceil(lanes), async |number| round(&mut cluster, what, true, number).await.1).await;
     };
     futures_util::future::join_all(clusters.into_iter().map(lane)).await;
 }

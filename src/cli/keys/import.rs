@@ -57,7 +57,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// What a file, or stdin for `-`, holds of a private key.
+pub fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(65_537));
     let taken = if file.as_os_str() == "-" {
