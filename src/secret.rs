@@ -131,6 +131,12 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
+/// The same for the library's own use: the salt of PS256, the nonce of ES256.
+#[expect(clippy::disallowed_methods, reason = "the one place that draws random bytes")]
+pub fn source() -> aws_lc_rs::rand::SystemRandom {
+    aws_lc_rs::rand::SystemRandom::new()
+}
+
 /// The same as text: base64url.
 ///
 /// # Errors

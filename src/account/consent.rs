@@ -42,6 +42,7 @@ struct ConsentPage<'p> {
     lasts: String,
     unverified: bool,
     note: String,
+    account: String,
     /// Why the page is there again.
     error: Option<&'static str>,
 }
@@ -141,7 +142,8 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>
         parts: deciding.parts(visit),
         lasts: lasts(visit, client, &flow.asked),
         unverified: client.unverified,
-        note: fill(texts.consent_note, &[("client", name), ("account", &visit.cx.issuer.endpoint(ACCOUNT_PATH))]),
+        note: fill(texts.consent_note, &[("client", name)]),
+        account: visit.path(ACCOUNT_PATH),
         error,
     };
     let status = if error.is_some() { StatusCode::FORBIDDEN } else { StatusCode::OK };

@@ -21,7 +21,7 @@ use crate::http::form::read_form;
 use crate::issue;
 use crate::pages::texts::fill;
 use crate::pages::{self, Frame};
-use crate::session::{self, Browser, SignIn};
+use crate::session::{self, SignIn};
 use crate::store::sessions::Elsewhere as ElsewhereRow;
 use crate::wire::{ACCOUNT_PATH, LOGIN_PATH};
 
@@ -87,11 +87,24 @@ struct Elsewhere {
     sign_out: String,
 }
 
-/// Who is signed in here, and whom of them a request means.
+/// Who is signed in here, whom of them a request means, and what there is of theirs.
 struct Here {
-    browser: Browser,
     accounts: Vec<SignIn>,
     chosen: SignIn,
+    granted: Vec<Granted>,
+    elsewhere: Vec<ElsewhereRow>,
+}
+
+impl Here {
+    /// What a form speaks of: what the page showed. So its token is good once: what it did is no more to be done (T-103).
+    fn about(&self, form: &str) -> String {
+        let of_person = |shown: Vec<String>| format!("{} {}", self.chosen.sid, shown.join(" "));
+        match form {
+            WITHDRAW => of_person(self.granted.iter().map(|of| format!("{} {}", of.client_id, of.since)).collect()),
+            SIGN_OUT_THERE => of_person(self.elsewhere.iter().map(|there| there.sid.clone()).collect()),
+            _ => self.accounts.iter().map(|account| account.sid.as_str()).collect::<Vec<_>>().join(" "),
+        }
+    }
 }
 
 /// `GET /account`.
@@ -137,9 +150,8 @@ pub async fn sign_out_there(
         Err(answer) => return Ok(answer),
     };
     let sid = form.get("session").unwrap_or_default();
-    let theirs = session::elsewhere(&visit.cx, &here.browser, &here.chosen.sub).await?;
     // Somebody else's is not theirs to end; one that has ended is as they want it.
-    let there = theirs.into_iter().find(|there| there.sid == sid);
+    let there = here.elsewhere.into_iter().find(|there| there.sid == sid);
     if there.is_some() {
         session::end(&visit.cx, vec![sid.to_owned()]).await?;
     }
@@ -171,15 +183,10 @@ async fn ours(visit: &Visit<'_>, posted: &Form, form: &str) -> Result<Result<Her
     let Some(here) = here(visit, posted).await? else {
         return Ok(Err(pages::see_other(&visit.cx.issuer.endpoint(LOGIN_PATH))));
     };
-    if !visit.is_bound(posted, form, about(form, &here.chosen)).await? {
+    if !visit.is_bound(posted, form, &here.about(form)).await? {
         return Ok(Err(page(visit, &here, Some(visit.frame.texts.out_of_date)).await?));
     }
     Ok(Ok(here))
-}
-
-/// What a form speaks of.
-fn about<'h>(form: &str, chosen: &'h SignIn) -> &'h str {
-    if form == SIGN_OUT { "" } else { &chosen.sid }
 }
 
 /// Who is signed in at this browser: the one that `who` names, or the last used; `None` when nobody is.
@@ -189,13 +196,15 @@ async fn here(visit: &Visit<'_>, form: &Form) -> Result<Option<Here>> {
     let named = form.get("who").and_then(|who| accounts.iter().find(|account| account.sid == who));
     let Some(chosen) = named.or(accounts.first()).cloned() else { return Ok(None) };
     session::used(&visit.cx, &chosen).await?;
-    Ok(Some(Here { browser, accounts, chosen }))
+    let granted = consents::of_person(&visit.cx, &chosen.sub).await?;
+    let elsewhere = session::elsewhere(&visit.cx, &browser, &chosen.sub).await?;
+    Ok(Some(Here { accounts, chosen, granted, elsewhere }))
 }
 
 async fn page(visit: &Visit<'_>, here: &Here, error: Option<&'static str>) -> Result<Response> {
     let (texts, chosen) = (visit.frame.texts, &here.chosen);
     let action = async |path: &str, form: &str| -> Result<Action> {
-        let csrf = session::form_token(&visit.cx, &visit.session, form, about(form, chosen)).await?;
+        let csrf = session::form_token(&visit.cx, &visit.session, form, &here.about(form)).await?;
         Ok(Action { path: visit.path(path), csrf })
     };
     // Said once; a page that has nothing to say leaves the session as it is.
@@ -214,14 +223,10 @@ async fn page(visit: &Visit<'_>, here: &Here, error: Option<&'static str>) -> Re
         who: &chosen.sid,
         granted_title: of(texts.granted),
         withdraw: action(WITHDRAW_PATH, WITHDRAW).await?,
-        granted: applications(visit, consents::of_person(&visit.cx, &chosen.sub).await?).await?,
+        granted: applications(visit, &here.granted).await?,
         elsewhere_title: of(texts.elsewhere),
         sign_out_there: action(SIGN_OUT_THERE_PATH, SIGN_OUT_THERE).await?,
-        elsewhere: session::elsewhere(&visit.cx, &here.browser, &chosen.sub)
-            .await?
-            .into_iter()
-            .map(|there| Elsewhere::of(visit, there))
-            .collect(),
+        elsewhere: here.elsewhere.iter().map(|there| Elsewhere::of(visit, there)).collect(),
         password: visit.path(&format!("{PASSWORD_PATH}?who={}", chosen.sid)),
         change_password: of(texts.change_password_of),
     };
@@ -246,7 +251,7 @@ impl Account {
 }
 
 impl Elsewhere {
-    fn of(visit: &Visit<'_>, there: ElsewhereRow) -> Self {
+    fn of(visit: &Visit<'_>, there: &ElsewhereRow) -> Self {
         let texts = visit.frame.texts;
         let since = minute(there.auth_time);
         let sign_out = match &there.agent {
@@ -257,28 +262,28 @@ impl Elsewhere {
             since: fill(texts.elsewhere_since, &[("time", &since)]),
             last_used: fill(texts.last_used, &[("time", &minute(there.last_used_at))]),
             sign_out,
-            agent: there.agent,
-            sid: there.sid,
+            agent: there.agent.clone(),
+            sid: there.sid.clone(),
         }
     }
 }
 
-async fn applications(visit: &Visit<'_>, granted: Vec<Granted>) -> Result<Vec<Application>> {
+async fn applications(visit: &Visit<'_>, granted: &[Granted]) -> Result<Vec<Application>> {
     let texts = visit.frame.texts;
     let mut applications = Vec::with_capacity(granted.len());
     for Granted { client_id, scope, claims, resources, since } in granted {
-        let Some(client) = visit.cx.clients.get(&client_id).await? else { continue };
+        let Some(client) = visit.cx.clients.get(client_id).await? else { continue };
         let mut hosts: Vec<String> = client.metadata.redirect_uris.iter().map(|uri| host(uri)).collect();
         hosts.sort_unstable();
         hosts.dedup();
         applications.push(Application {
             name: client.name().to_owned(),
             hosts: fill(texts.granted_hosts, &[("hosts", &hosts.join(", "))]),
-            parts: parts(visit, &client, (&scope, &claims), &resources),
-            offline: issue::outlives_sign_in(&visit.cx, &client, &scope),
-            since: fill(texts.since, &[("time", &minute(since))]),
+            parts: parts(visit, &client, (scope, claims), resources),
+            offline: issue::outlives_sign_in(&visit.cx, &client, scope),
+            since: fill(texts.since, &[("time", &minute(*since))]),
             withdraw: fill(texts.withdraw_of, &[("client", client.name())]),
-            client_id,
+            client_id: client_id.clone(),
         });
     }
     Ok(applications)

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
@@ -130,7 +129,7 @@ impl KeyPair {
     /// # Errors
     /// [`KeyError::Library`].
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let random = SystemRandom::new();
+        let random = crate::secret::source();
         match &self.inner {
             Inner::Rsa(pair) => {
                 // RFC 7518 §3.5: PS256's salt is as long as its hash, which is this encoding's default.

@@ -115,7 +115,8 @@ impl Visit<'_> {
             return pages::see_other(&pages::with_query(uri, &Vec::from_iter(state)));
         }
         let still = fill(self.frame.texts.signed_out_still, &[("names", &stay.join(", "))]);
-        let page = SignedOut { frame: self.frame, still: (!stay.is_empty()).then_some(still) };
+        let account = format!("{}{ACCOUNT_PATH}", self.frame.look.base);
+        let page = SignedOut { frame: self.frame, still: (!stay.is_empty()).then_some(still), account };
         pages::html(StatusCode::OK, &page, &Policy::default())
     }
 
@@ -257,6 +258,7 @@ struct SignedOut<'p> {
     frame: Frame<'p>,
     /// Who still is signed in.
     still: Option<String>,
+    account: String,
 }
 
 /// Those parameters of RP-Initiated Logout §2 that count, as they came.

@@ -56,7 +56,7 @@ both! {
         let his = tokens(&server, &mut bob, BOB, "openid offline_access").await;
         let page = ada.get("/account").await;
         for words in ["Web shop", "<small>at shop.example.com</small> <small>since 20", "About you", "See your name and profile", "Orders API",
-            "Read orders", "Also while you are away.", "Take back the access of Web shop"] {
+            "Read orders", "Also while you are away.", "Take back access of Web shop"] {
             assert!(page.text.contains(words), "{words}: {}", page.text);
         }
         assert!(!page.text.contains("See your e-mail address"));
@@ -98,7 +98,7 @@ both! {
         let mut browser = Browser::new(&server);
         for (verifier, status, words) in [
             ("wrong-verifier-wrong-verifier-wrong-verifier", 400, "No application has access."),
-            (crate::support::VERIFIER, 200, "Take back the access of Web shop"),
+            (crate::support::VERIFIER, 200, "Take back access of Web shop"),
         ] {
             let page = browser.go_through(&authorization_url(&server, "openid offline_access", &[]), ADA).await;
             let code = page.parameter("code").unwrap();
@@ -123,6 +123,31 @@ both! {
         let asked = browser.get(agreed.location()).await;
         assert!(asked.is_at("/consent") && asked.has("approve"), "{}", asked.text);
         assert!(browser.press(&asked, "approve", &[]).await.parameter("code").is_some());
+    }
+
+    /// T-103: what a form did it does not do again, whatever has come up since.
+    async fn t103_each_form_is_good_once(engine) {
+        let server = people(engine).await;
+        let (mut here, mut there) = (Browser::new(&server), Browser::new(&server));
+        tokens(&server, &mut here, ADA, "openid profile").await;
+        there.sign_in(ADA.0, ADA.1).await;
+        let used = here.get("/account").await;
+        assert!(here.press(&used, "client", &[]).await.text.contains("is taken back."));
+        assert_out_of_date(&here.press(&used, "client", &[]).await);
+        let again = tokens(&server, &mut here, ADA, "openid profile").await;
+        assert_out_of_date(&here.press(&used, "client", &[]).await);
+        assert_eq!(userinfo(&server, &again).await, 200);
+
+        let used = here.get("/account").await;
+        let (button, sid) = ("session", used.text.split("name=\"session\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned());
+        assert!(here.press(&used, button, &[(button, &sid)]).await.text.contains("signed out"));
+        assert_out_of_date(&here.press(&used, button, &[(button, &sid)]).await);
+
+        here.sign_in(BOB.0, BOB.1).await;
+        let used = here.get("/account").await;
+        let out = here.press(&used, "account", &[]).await;
+        assert!(out.is_at("/account"), "{}", out.text);
+        assert_out_of_date(&here.press(&used, "account", &[]).await);
     }
 
     async fn a_person_signs_out_at_their_other_browsers_and_at_nobody_elses(engine) {

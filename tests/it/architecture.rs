@@ -359,6 +359,7 @@ fn clock_randomness_and_the_http_client_are_read_in_their_own_rooms() {
         "std::time::Instant::now",
         "tokio::time::Instant::now",
         "aws_lc_rs::rand::fill",
+        "aws_lc_rs::rand::SystemRandom::new",
         "reqwest::Client::new",
         "reqwest::Client::builder",
         "reqwest::ClientBuilder::new",
