@@ -7,7 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use url::Url;
 
 use crate::audit::{self, Actor, Event};
-use crate::claims::ClaimsRequest;
+use crate::claims::{ClaimsRequest, is_of_tokens};
 use crate::clients::{Client, ClientMetadata};
 use crate::clock::Micros;
 use crate::cx::Cx;
@@ -208,7 +208,8 @@ fn extents(catalog: &Catalog, userinfo: &str, asked: &Asked) -> Extents {
         extents.entry(owner.to_owned()).or_default().scope.insert(token.to_owned());
     }
     let named = asked.claims.userinfo.keys().chain(asked.claims.id_token.keys());
-    for claim in named {
+    // What tokens say by themselves nobody is asked about.
+    for claim in named.filter(|claim| !is_of_tokens(claim)) {
         extents.entry(userinfo.to_owned()).or_default().claims.insert(claim.clone());
     }
     extents

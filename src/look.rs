@@ -14,7 +14,7 @@ const CSS: &str = include_str!("../static/sealwright.css");
 const DARK_GROUND: [u8; 3] = [0x1b, 0x1f, 0x27];
 /// WCAG 2.2, 1.4.3: contrast of text.
 const READABLE: f64 = 4.5;
-const MOST_LOGO: u64 = 256 * 1024;
+const MOST_LOGO: u64 = 64 * 1024;
 
 /// A file that browsers keep: its name changes with its content.
 pub struct Asset {

@@ -65,9 +65,10 @@ impl Deciding {
     /// in another tab (T-103), and one that showed the client or an API as it was does not decide about what it has
     /// become.
     fn about(&self, visit: &Visit<'_>) -> String {
-        let shown: Vec<_> =
+        let parts: Vec<_> =
             self.parts(visit).into_iter().flat_map(|Part { name, words }| [vec![name], words]).collect();
-        let shown = sha256(format!("{shown:?}").as_bytes());
+        let lasts = lasts(visit, &self.client, &self.flow.asked);
+        let shown = sha256(format!("{parts:?} {lasts}").as_bytes());
         let (flow, sid, client) = (&self.id.0, &self.sign_in.sid, consents::identity(&self.client.metadata));
         format!("{flow} {sid} {client} {}", BASE64_URL_SAFE_NO_PAD.encode(shown))
     }

@@ -96,14 +96,17 @@ struct Here {
 }
 
 impl Here {
-    /// What a form speaks of: what the page showed. So its token is good once: what it did is no more to be done (T-103).
+    /// What a form speaks of: whom and what the page showed, in whatever order. So its token is good once: what it did is
+    /// no more to be done (T-103).
     fn about(&self, form: &str) -> String {
-        let of_person = |shown: Vec<String>| format!("{} {}", self.chosen.sid, shown.join(" "));
-        match form {
-            WITHDRAW => of_person(self.granted.iter().map(|of| format!("{} {}", of.client_id, of.since)).collect()),
-            SIGN_OUT_THERE => of_person(self.elsewhere.iter().map(|there| there.sid.clone()).collect()),
-            _ => self.accounts.iter().map(|account| account.sid.as_str()).collect::<Vec<_>>().join(" "),
-        }
+        let mut shown: Vec<&str> = match form {
+            WITHDRAW => self.granted.iter().map(|granted| &*granted.client_id).collect(),
+            SIGN_OUT_THERE => self.elsewhere.iter().map(|there| &*there.sid).collect(),
+            _ => self.accounts.iter().map(|account| &*account.sid).collect(),
+        };
+        shown.sort_unstable();
+        let whose = if form == SIGN_OUT { "" } else { &*self.chosen.sid };
+        format!("{whose} {}", shown.join(" "))
     }
 }
 

@@ -26,7 +26,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let from_stdin = args.token == "-";
     if from_stdin && args.issuer.takes_stdin() {
         return Err(Failure::usage(
-            "the token and the client's secret cannot both come from stdin; put one into a file",
+            "the token and the client's secret or key cannot both come from stdin; put one into a file",
         ));
     }
     let text = if from_stdin { stdin()? } else { args.token };

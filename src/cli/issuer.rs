@@ -35,7 +35,7 @@ pub struct Peer {
     /// Send the secret in the form (`client_secret_post`) instead of by HTTP Basic
     #[arg(long, conflicts_with_all = ["dev", "client_key_file"])]
     post_secret: bool,
-    /// The file that holds the client's private key, a JWK or PEM: it signs an assertion instead (`private_key_jwt`)
+    /// The file that holds the client's private key, a JWK or PEM, or - for stdin: it signs an assertion (`private_key_jwt`)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dev", "client_secret_file"])]
     client_key_file: Option<PathBuf>,
     /// Use the issuer and the demo clients of `serve --dev` in this folder
@@ -129,9 +129,11 @@ impl AssertionKey {
 }
 
 impl Peer {
-    /// Whether the client's secret comes from stdin.
+    /// Whether the client's secret or key comes from stdin.
     pub fn takes_stdin(&self) -> bool {
-        self.client_secret_file.as_deref() == Some(Path::new("-"))
+        [&self.client_secret_file, &self.client_key_file]
+            .into_iter()
+            .any(|file| file.as_deref() == Some(Path::new("-")))
     }
 
     /// Who calls whom.
@@ -245,12 +247,14 @@ impl Caller {
     pub async fn post(&self, endpoint: Option<&str>, form: &[(&str, &str)]) -> Result<Value, Failure> {
         let url = endpoint.ok_or_else(|| Failure::failed(format!("{} has no such endpoint", self.issuer)))?;
         let client_id = self.client_id.as_str();
-        let (mut form, mut basic, assertion) = (form.to_vec(), None, self.assertion()?);
+        let (mut form, mut basic) = (form.to_vec(), None);
+        let assertion;
         match &self.proof {
             Proof::None => form.push(("client_id", client_id)),
             Proof::Basic(secret) => basic = Some((client_id, secret)),
             Proof::Post(secret) => form.extend([("client_id", client_id), ("client_secret", secret.expose())]),
-            Proof::Key(_) => {
+            Proof::Key(key) => {
+                assertion = key.assertion(client_id, self.issuer.as_str())?;
                 form.extend([("client_assertion_type", ASSERTION_TYPE), ("client_assertion", assertion.as_str())]);
             }
         }
@@ -260,16 +264,6 @@ impl Caller {
             (200, Ok(answer)) => Ok(answer),
             (200, Err(cause)) => Err(Failure::failed(format!("{url} answered with something else than JSON: {cause}"))),
             (status, answer) => Err(Failure::failed(refusal(status, &answer.unwrap_or_default()))),
-        }
-    }
-}
-
-impl Caller {
-    /// Empty for who authenticates in another way.
-    fn assertion(&self) -> Result<String, Failure> {
-        match &self.proof {
-            Proof::Key(key) => key.assertion(&self.client_id, self.issuer.as_str()),
-            _ => Ok(String::new()),
         }
     }
 }

@@ -171,7 +171,7 @@ settings! {
             let fine = (1..=60).contains(&name.trim().chars().count()) && !name.chars().any(char::is_control);
             if fine { Ok(()) } else { Err(format!("{name:?} is not a name")) }
         });
-        /// A logo, SVG or PNG, at most 256 KiB; it is served by us, beside the name.
+        /// A logo, SVG or PNG, at most 64 KiB; it is served by us, beside the name.
         logo: Option<PathBuf> = None;
         /// The colour of buttons and links, dark enough for white letters on it.
         color: String = "#2348a5".to_owned(), Rule::new("#RRGGBB, with a contrast of 4.5 against white", |color: &String| {

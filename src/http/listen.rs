@@ -143,7 +143,8 @@ pub async fn serve(listeners: Vec<TcpListener>, server: Server, shutdown: Cancel
 /// [`Serving::drive`] bounds the same with one timer for each connection, before the version is known, too.
 fn http() -> Builder<TokioExecutor> {
     let mut http = Builder::new(TokioExecutor::new());
-    // Our answers are short: copied behind their heads, they are sent at less cost than as two pieces.
+    // Our answers are short, the longest a logo of 64 KiB: copied behind their heads, they are sent at less cost than as
+    // two pieces. A connection keeps the room for its longest.
     http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(32 * 1024).writev(false);
     http.http2()
         .timer(TokioTimer::new())

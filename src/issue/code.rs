@@ -14,8 +14,8 @@ use crate::flow::Asked;
 use crate::nodes;
 use crate::secret::{Id, Prefix, Secret, random, sha256};
 use crate::session::SignIn;
-use crate::store::consents;
 use crate::store::grants::{self, NewGrant};
+use crate::store::{StoreError, consents};
 use crate::wire::{GrantType, Scope};
 
 /// How long a code may be redeemed (RFC 6749 §4.1.2 allows ten minutes).
@@ -39,8 +39,8 @@ pub struct Facts {
     pub claims: crate::claims::ClaimsRequest,
 }
 
-/// The most grants of one person to one client, and the most codes that wait to be redeemed: beyond, the oldest ends. So
-/// taking back all of them stays quick. They are counted apart: any page can send a browser here for codes that nobody
+/// The most grants of one person to one client, and the most codes that wait to be redeemed, at the moment when one more
+/// is made: beyond, the oldest ends. So taking back all of them stays quick. They are counted apart: any page can send a browser here for codes that nobody
 /// redeems, and that must not cost what was redeemed.
 const MOST_GRANTS: i64 = 100;
 
@@ -88,13 +88,15 @@ pub async fn code(
     let added = cx.db.write(move |tx| {
         Box::pin(async move {
             let (sub, client_id) = (grant.sub.as_str(), grant.client_id.as_str());
+            let refused = |code, why| Err(StoreError::Refused(Error::new(code, why)));
+            if !grants::add(tx, &grant).await? {
+                return refused(Code::LoginRequired, "The sign-in has ended.");
+            }
+            // After the rows that it shares with those who remove clients and people, in their order.
             if let Some(identity) = agreed
                 && !consents::hold(tx, sub, client_id, &identity).await?
             {
-                return Ok(Err(Error::new(Code::ConsentRequired, "The consent was taken back.")));
-            }
-            if !grants::add(tx, &grant).await? {
-                return Ok(Err(Error::new(Code::LoginRequired, "The sign-in has ended.")));
+                return refused(Code::ConsentRequired, "The consent was taken back.");
             }
             audit::record(tx, &actor, &id_text(&grant.id), &event)?;
             for redeemed in [false, true] {
@@ -102,12 +104,10 @@ pub async fn code(
                     revoke_grant(tx, &old, &actor, "there are too many newer ones").await?;
                 }
             }
-            Ok(Ok(()))
+            Ok(())
         })
     });
-    let added = added.await?;
-    added.value?;
-    if let Some(seq) = added.seq {
+    if let Some(seq) = added.await?.seq {
         nodes::acted_on(cx, seq).await?;
     }
     cx.require_lease()?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use hyper::body::Bytes;
 use quick_cache::sync::Cache;
 use serde::Serialize;
 
@@ -44,7 +44,9 @@ fn active(token_type: Option<&'static str>, claims: &impl Serialize) -> Result<B
         #[serde(flatten)]
         claims: &'t C,
     }
-    serde_json::to_vec(&Active { active: true, token_type, claims }).map(Bytes::from).map_err(Error::internal)
+    serde_json::to_vec(&Active { active: true, token_type, claims })
+        .map(|answer| answer.into_boxed_slice().into())
+        .map_err(Error::internal)
 }
 
 /// Tokens seen before, by SHA-256: a signature is verified once.

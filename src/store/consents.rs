@@ -11,8 +11,9 @@ queries! {
     SAVE = "INSERT INTO consents (sub, client_id, resource, scope, claims, identity, granted_at) \
             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (sub, client_id, resource) DO UPDATE \
             SET scope = excluded.scope, claims = excluded.claims, identity = excluded.identity";
-    // The rows' locks make who takes consent back come before or after, not between.
-    HOLD = "UPDATE consents SET identity = $3 WHERE sub = $1 AND client_id = $2 AND identity = $3";
+    // The row's lock makes who takes consent back come before or after, not between. One row of several: they go together.
+    HOLD = "UPDATE consents SET identity = $3 WHERE sub = $1 AND client_id = $2 AND identity = $3 AND resource = \
+            (SELECT MIN(resource) FROM consents WHERE sub = $1 AND client_id = $2 AND identity = $3)";
     FORGET_OTHERS = "DELETE FROM consents WHERE sub = $1 AND client_id = $2 AND identity <> $3";
     FORGET = "DELETE FROM consents WHERE sub = $1 AND client_id = $2";
     OF_USER = "SELECT client_id, granted_at, resource, scope, claims, identity FROM consents WHERE sub = $1 \

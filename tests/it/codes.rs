@@ -323,6 +323,15 @@ async fn patiently(scene: &Scene, form: &[(&str, &str)]) -> Answer {
 
 /// A code as the authorization endpoint makes it.
 async fn issued(scene: &Scene, scope: &str, resources: Vec<String>) -> sealwright::error::Result<Secret> {
+    issued_as_agreed(scene, (scope, resources), None).await
+}
+
+/// The same for a client that has to be agreed to, as what it was then.
+async fn issued_as_agreed(
+    scene: &Scene,
+    (scope, resources): (&str, Vec<String>),
+    agreed: Option<String>,
+) -> sealwright::error::Result<Secret> {
     let services = &scene.server.services;
     let cx = Cx::new(services, std::net::Ipv4Addr::LOCALHOST.into(), "test".into());
     let client = services.clients.get("web").await.unwrap().unwrap();
@@ -351,7 +360,7 @@ async fn issued(scene: &Scene, scope: &str, resources: Vec<String>) -> sealwrigh
         amr: vec!["pwd".into()],
         last_used_at: cx.now,
     };
-    issue::code(&cx, &client, &asked, &sign_in, None).await
+    issue::code(&cx, &client, &asked, &sign_in, agreed).await
 }
 
 both! {
@@ -430,6 +439,32 @@ both! {
             assert_eq!(refused.code.as_str(), "login_required");
             assert_eq!(number(&scene.server.place, "SELECT COUNT(*) FROM grants").await, 0);
         }
+    }
+
+    /// T-155: the consent is looked at once more where the code is made.
+    async fn t155_a_code_is_made_only_while_the_consent_stands(engine) {
+        let scene = Scene::new(engine).await;
+        let sub = &scene.person.sub;
+        let consent = |resource: &str, identity: &str| {
+            format!(
+                "INSERT INTO consents (sub, client_id, resource, scope, claims, identity, granted_at) \
+                 VALUES ('{sub}', 'web', '{resource}', 'orders:read', '[]', '{identity}', 1)"
+            )
+        };
+        let asks = || issued_as_agreed(&scene, ("orders:read", vec![API.into()]), Some("as it is".into()));
+        let none = async || {
+            let refused = asks().await.unwrap_err();
+            assert_eq!(refused.code.as_str(), "consent_required");
+            let (grants, events) = ("SELECT COUNT(*) FROM grants", "SELECT COUNT(*) FROM audit_events WHERE kind = 'grant.made'");
+            assert_eq!((number(&scene.server.place, grants).await, number(&scene.server.place, events).await), (0, 0));
+        };
+        none().await;
+        scene.server.place.run(&consent("https://b.example", "as it was")).await;
+        none().await;
+        for resource in [API, "https://c.example"] {
+            scene.server.place.run(&consent(resource, "as it is")).await;
+        }
+        assert!(asks().await.is_ok());
     }
 
     async fn of_more_than_a_hundred_grants_to_one_client_the_oldest_ends(engine) {

@@ -204,10 +204,10 @@ both! {
     async fn a_code_under_way_does_not_outlive_the_consent(engine) {
         let server = people(engine).await;
         let nodes = if engine == Engine::Postgres { vec![server.another().await] } else { Vec::new() };
-        let url = authorization_url(&server, "openid offline_access", &[("prompt", "none")]);
+        let url = authorization_url(&server, "openid offline_access orders:read", &[("prompt", "none")]);
         decided(rounds(10), async |_| {
             let mut browser = Browser::new(&server);
-            tokens(&server, &mut browser, ADA, "openid offline_access").await;
+            tokens(&server, &mut browser, ADA, "openid offline_access orders:read").await;
             let account = browser.get("/account").await;
             let same = browser.clone();
             let asking = (0..16).map(|at| {
