@@ -81,7 +81,7 @@ fn response_mode(request: &Request<'_>, asked: &mut Asked) -> Result<()> {
 
 fn state(_: &Request<'_>, asked: &mut Asked) -> Result<()> {
     if asked.state.as_ref().is_some_and(|state| state.len() > LONGEST_STATE || state.chars().any(char::is_control)) {
-        return refuse(Code::InvalidRequest, "The state is too long, or has control characters (RFC 6749 §A.5).");
+        return refuse(Code::InvalidRequest, "The state is too long, or has control characters.");
     }
     Ok(())
 }

@@ -73,7 +73,10 @@ fn run(client: &Client, changes: &[(&str, &str)]) -> Result<Asked> {
 }
 
 fn code(client: &Client, changes: &[(&str, &str)]) -> &'static str {
-    run(client, changes).err().map_or("fine", |error| error.code.as_str())
+    let Err(error) = run(client, changes) else { return "fine" };
+    // RFC 6749 §4.1.2.1: what the client is told in the redirect has these characters and no others.
+    assert!(error.detail.chars().all(|c| matches!(c, ' '..='!' | '#'..='[' | ']'..='~')), "{error}");
+    error.code.as_str()
 }
 
 #[test]
