@@ -284,21 +284,22 @@ fn told(
         Place::Userinfo => &request.userinfo,
     };
     let mut told = Map::new();
-    let mut tell = |claim: &str, needs: &str, by_scope: bool, value: Option<Value>| {
+    let mut tell = |claim: &str, needs: &str, by_scope: bool, value: &dyn Fn() -> Option<Value>| {
+        let (covered, named) = (by_scope && scope.contains(needs), by_name.get(claim));
         // What the client lost since, nobody tells it by an old grant.
-        let Some(value) = value.filter(|_| client.metadata.scope.contains(needs)) else { return };
-        let named =
-            by_name.get(claim).is_some_and(|wanted| wanted.as_ref().is_none_or(|wanted| wanted.accepts(&value)));
-        if by_scope && scope.contains(needs) || named {
+        if !client.metadata.scope.contains(needs) || !covered && named.is_none() {
+            return;
+        }
+        let Some(value) = value() else { return };
+        if covered || named.is_some_and(|wanted| wanted.as_ref().is_none_or(|wanted| wanted.accepts(&value))) {
             told.insert(claim.to_owned(), value);
         }
     };
     for (claim, needs, of) in STANDARD {
-        let value = standard(user, claim).filter(|value| of.fits(value));
-        tell(claim, needs, place == Place::Userinfo, value);
+        tell(claim, needs, place == Place::Userinfo, &|| standard(user, claim).filter(|value| of.fits(value)));
     }
     for mapper in mappers.of_client(&client.client_id) {
-        tell(&mapper.claim, &mapper.scope, true, mapper.source.value(user));
+        tell(&mapper.claim, &mapper.scope, true, &|| mapper.source.value(user));
     }
     told
 }

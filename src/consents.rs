@@ -7,6 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use url::Url;
 
 use crate::audit::{self, Actor, Event};
+use crate::checks::is_loopback;
 use crate::claims::{ClaimsRequest, is_of_tokens};
 use crate::clients::{Client, ClientMetadata};
 use crate::clock::Micros;
@@ -19,7 +20,7 @@ use crate::resources::Catalog;
 use crate::secret::sha256;
 use crate::store::consents::{self, ConsentRow};
 use crate::store::grants;
-use crate::wire::{Scope, USERINFO_PATH};
+use crate::wire::{AuthMethod, Scope, USERINFO_PATH};
 
 /// What is agreed to for one resource: scope tokens, and claims by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,8 +47,8 @@ impl Extent {
 /// Resource → what is agreed to for it.
 type Extents = BTreeMap<String, Extent>;
 
-/// Whether `sub` must be asked: the client is nobody's word but its own, or asks for more than was agreed to, or has
-/// become another. A first-party client that is set to skip consent is never asked for.
+/// Whether `sub` must be asked: the client is nobody's word but its own, or anybody could pose as it, or it asks for more
+/// than was agreed to, or has become another. A first-party client that is set to skip consent is never asked for.
 ///
 /// # Errors
 /// 503 when the database cannot answer.
@@ -56,7 +57,19 @@ pub async fn is_needed(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -
     if client.unverified {
         return Ok(true);
     }
-    Ok(!client.metadata.skip_consent && !is_given(cx, client, asked, sub).await?)
+    if client.metadata.skip_consent {
+        return Ok(false);
+    }
+    Ok(!is_assured(client, asked) || !is_given(cx, client, asked, sub).await?)
+}
+
+/// Whether nobody but the client can use what is sent to it: it authenticates, or is answered at a host of its own. Every
+/// other program of a person's machine can listen at a loopback address or take a private-use scheme, and a `client_id` is
+/// no secret (RFC 8252 §8.6). Nor is what is shipped with a program: such a client is to be registered without (§8.5).
+fn is_assured(client: &Client, asked: &Asked) -> bool {
+    let has_host = |url: Url| url.scheme() == "https" && !is_loopback(&url);
+    client.metadata.token_endpoint_auth_method != AuthMethod::None
+        || Url::parse(&asked.redirect_uri).is_ok_and(has_host)
 }
 
 /// Whether `sub` agreed to all of this, with the client as it is, and has not taken it back.

@@ -101,12 +101,11 @@ impl Code {
     }
 }
 
-/// A refusal or a failure. `detail` is written for the caller and safe to show; `cause` is for the log.
+/// A refusal or a failure: what is written for the caller is safe to show, and `cause` is for the log.
 pub struct Error {
     /// The code that the caller sees.
     pub code: Code,
-    /// `error_description`: ASCII without `"` and `\` (RFC 6749 §5.2); never input, never a secret.
-    pub detail: Cow<'static, str>,
+    detail: Cow<'static, str>,
     /// What the log says beside it.
     pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// Seconds for `Retry-After`.
@@ -117,9 +116,20 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error with a code and a text for the caller.
+    /// An error with a code and a text for the caller: never input, never a secret. It goes into JSON, into redirects
+    /// and into headers as it is, so what RFC 6749 §5.2 does not let it have becomes a question mark.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), cause: None, retry_after: None }
+        let is_fit = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
+        let mut detail = detail.into();
+        if !detail.chars().all(is_fit) {
+            detail = detail.chars().map(|c| if is_fit(c) { c } else { '?' }).collect();
+        }
+        Self { code, detail, cause: None, retry_after: None }
+    }
+
+    /// `error_description`: printable ASCII without `"` and `\`.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// The same, with what the log should know.
@@ -129,9 +139,16 @@ impl Error {
         self
     }
 
+    /// The same; it may be tried again in `seconds`.
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     /// 503: nothing happened, try again in `seconds`.
     pub fn unavailable(detail: &'static str, seconds: u32) -> Self {
-        Self { retry_after: Some(seconds), ..Self::new(Code::TemporarilyUnavailable, detail) }
+        Self::new(Code::TemporarilyUnavailable, detail).after(seconds)
     }
 
     /// 500: a mistake of ours.
@@ -166,5 +183,24 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc6749_5_2_a_text_has_the_characters_that_it_may_have() {
+        for (text, expected) in [
+            ("Plain: 'text' ~!", "Plain: 'text' ~!"),
+            ("\"quoted\"", "?quoted?"),
+            ("back\\slash", "back?slash"),
+            ("two\r\nlines\u{7f}\0", "two??lines??"),
+            ("\u{a7} 5.2, na\u{ef}ve, \u{1f511}", "? 5.2, na?ve, ?"),
+        ] {
+            assert_eq!(Error::new(Code::InvalidRequest, text).detail(), expected);
+            assert_eq!(Error::invalid_request(text.to_owned()).detail(), expected);
+        }
     }
 }

@@ -172,7 +172,7 @@ mod tests {
     fn refused(body: &[u8]) -> String {
         let error = Form::parse(body).unwrap_err();
         assert_eq!(error.code.status(), 400);
-        error.detail.into_owned()
+        error.detail().to_owned()
     }
 
     #[test]

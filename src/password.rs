@@ -1,17 +1,17 @@
 //! Argon2id (RFC 9106) for what people choose and for secrets that were chosen elsewhere, computed on a bounded pool.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argon2::password_hash::phc::PasswordHash;
-use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
 use crate::error::{Error, Result};
 use crate::pool::{Permit, Pool};
-use crate::secret::{NoRandomness, Secret, random};
+use crate::secret::{NoRandomness, Secret, equal, random};
 
 /// How much work a guess costs, and how much of it may go on at once.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,27 @@ pub struct PasswordHasher {
     dummy: String,
     /// What was computed for guesses, as [`cost`] has it.
     spent: Arc<AtomicU64>,
+    memory: Arc<Memory>,
+}
+
+/// What hashes are computed in. While others wait it goes from one to the next: what is given back to the allocator stays
+/// with the process for a while, and in a flood that would be more than the hashes at work have.
+#[derive(Default)]
+struct Memory(Mutex<Vec<Vec<Block>>>);
+
+impl Memory {
+    fn take(&self) -> Vec<Block> {
+        self.kept().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, memory: Vec<Block>, others_wait: bool) {
+        let mut kept = self.kept();
+        if others_wait { kept.push(memory) } else { kept.clear() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Leave to compute one hash now.
@@ -81,14 +102,15 @@ impl PasswordHasher {
         let HashSettings { memory_kib, iterations, concurrency, queue } = settings;
         let params =
             Params::new(memory_kib, iterations, 1, None).map_err(|cause| Error::internal(cause.to_string()))?;
-        let (salt, hash) = (random::<16>()?, random::<32>()?);
-        let (salt, hash) = (BASE64_STANDARD_NO_PAD.encode(salt), BASE64_STANDARD_NO_PAD.encode(hash));
-        Ok(Self {
+        let mut hasher = Self {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             pool: Pool::new(concurrency, queue),
-            dummy: format!("$argon2id$v=19$m={memory_kib},t={iterations},p=1${salt}${hash}"),
+            dummy: String::new(),
             spent: Arc::default(),
-        })
+            memory: Arc::default(),
+        };
+        hasher.dummy = hasher.phc(random()?, random()?);
+        Ok(hasher)
     }
 
     /// Waits until a hash may be computed. `from` is the address that asks for it, `None` for ourselves.
@@ -106,10 +128,39 @@ impl PasswordHasher {
     /// As [`PasswordHasher::turn`]; 500 without randomness.
     pub async fn hash(&self, password: &Secret, from: Option<IpAddr>) -> Result<String> {
         let salt: [u8; 16] = random().map_err(|cause: NoRandomness| Error::internal(cause))?;
-        let (argon2, password) = (self.argon2.clone(), password.clone());
-        let work = move || argon2.hash_password_with_salt(password.expose().as_bytes(), &salt);
+        let (hasher, password) = (self.clone(), password.clone());
+        let work = move || {
+            let mut hash = [0; 32];
+            hasher.compute(&hasher.argon2, (password.expose().as_bytes(), &salt), &mut hash).map(|()| hash)
+        };
         let hash = self.pool.permit(from).await?.run(work).await?;
-        hash.map(|hash| hash.to_string()).map_err(|cause| Error::internal(cause.to_string()))
+        let hash = hash.map_err(|cause| Error::internal(cause.to_string()))?;
+        Ok(self.phc(salt, hash))
+    }
+
+    /// The PHC string of one of our own hashes.
+    fn phc(&self, salt: [u8; 16], hash: [u8; 32]) -> String {
+        let (params, salt, hash) =
+            (self.argon2.params(), BASE64_STANDARD_NO_PAD.encode(salt), BASE64_STANDARD_NO_PAD.encode(hash));
+        format!("$argon2id$v=19$m={},t={},p=1${salt}${hash}", params.m_cost(), params.t_cost())
+    }
+
+    /// Computes the hash of (password, salt) by `argon2`.
+    fn compute(
+        &self,
+        argon2: &Argon2<'_>,
+        (password, salt): (&[u8], &[u8]),
+        to: &mut [u8],
+    ) -> Result<(), argon2::Error> {
+        let mut memory = self.memory.take();
+        // Hashes that are older than the settings may need more.
+        let blocks = argon2.params().block_count();
+        if memory.len() < blocks {
+            memory = vec![Block::new(); blocks];
+        }
+        let computed = argon2.hash_password_into_with_memory(password, salt, to, &mut memory);
+        self.memory.give_back(memory, self.pool.waiting() > 0);
+        computed
     }
 
     /// [`Turn::verify`], as soon as there is one.
@@ -154,7 +205,7 @@ impl PasswordHasher {
     /// nobody can tell one that was made elsewhere, or by earlier settings.
     fn fits(&self, password: &Secret, known: &str) -> bool {
         let (password, known) = (password.expose().as_bytes(), PasswordHash::new(known).ok());
-        let fits = known.as_ref().is_some_and(|known| self.argon2.verify_password(password, known).is_ok());
+        let fits = known.as_ref().and_then(|known| self.verify_phc(password, known)).unwrap_or(false);
         let spent = known.and_then(|known| Params::try_from(&known).ok()).map_or(0, |params| cost(&params));
         self.spent.fetch_add(spent, Ordering::Relaxed);
         let own = self.argon2.params();
@@ -163,10 +214,21 @@ impl PasswordHasher {
         if let Some(params) = u32::try_from(rest).ok().and_then(|rest| Params::new(rest, own.t_cost(), 1, None).ok()) {
             let mut unused = [0; 32];
             let padding = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-            let _ = std::hint::black_box(padding.hash_password_into(password, &[0; 16], &mut unused));
+            let _ = std::hint::black_box(self.compute(&padding, (password, &[0; 16]), &mut unused));
             self.spent.fetch_add(cost(padding.params()), Ordering::Relaxed);
         }
         fits
+    }
+
+    /// Whether `password` is the one of `known`, which may have been made elsewhere; `None` where it says too little.
+    fn verify_phc(&self, password: &[u8], known: &PasswordHash) -> Option<bool> {
+        let algorithm = Algorithm::try_from(known.algorithm.as_str()).ok()?;
+        let version = known.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let argon2 = Argon2::new(algorithm, version, Params::try_from(known).ok()?);
+        let (salt, expected) = (known.salt.as_ref()?, known.hash.as_ref()?);
+        let mut computed = vec![0; expected.as_bytes().len()];
+        self.compute(&argon2, (password, salt), &mut computed).ok()?;
+        Some(equal(&computed, expected.as_bytes()))
     }
 }
 
@@ -186,6 +248,8 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
+    use argon2::PasswordHasher as _;
+
     use super::*;
     use crate::error::Code;
 

@@ -107,7 +107,7 @@ pub async fn admit_one(cx: &Cx<'_>) -> Result<()> {
     let mut count = count();
     if count.waiting >= most {
         let detail = "Too many people have begun to sign in; try again.";
-        return Err(Error { retry_after: Some(LATER), ..Error::new(Code::Crowded, detail) });
+        return Err(Error::new(Code::Crowded, detail).after(LATER));
     }
     count.waiting += 1;
     Ok(())
@@ -116,7 +116,7 @@ pub async fn admit_one(cx: &Cx<'_>) -> Result<()> {
 /// What a network is told that has left too much.
 pub fn too_many() -> Error {
     let detail = "Too many people have begun to sign in from this network; try again.";
-    Error { retry_after: Some(LATER), ..Error::new(Code::TooManyRequests, detail) }
+    Error::new(Code::TooManyRequests, detail).after(LATER)
 }
 
 /// Whether there is room for one more of `source`, in the transaction that adds it: until the commit no other one counts.

@@ -38,7 +38,7 @@ pub async fn acted_on(db: &Db, clock: &Clock, seq: Option<i64>) -> Result<(), Fa
         Failure::failed(format!(
             "the change is stored, but not every running server has confirmed it ({}); each acts on it within seconds \
              of reaching the database",
-            cause.detail
+            cause.detail()
         ))
     })
 }

@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Micros;
 use crate::error::{Error, Result};
+use crate::gather::gather;
 use crate::store::artifacts::{self, Key, Kind};
 use crate::store::{Db, StoreError};
 
@@ -50,14 +51,7 @@ impl Replay {
 
 async fn burn_loop(db: Db, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while requests.recv_many(&mut batch, BATCH).await > 0 {
-        // Whoever is about to send theirs comes along: one commit for all of them costs little more than for one.
-        tokio::task::yield_now().await;
-        while batch.len() < BATCH
-            && let Ok(request) = requests.try_recv()
-        {
-            batch.push(request);
-        }
+    while gather(&mut requests, &mut batch, BATCH).await {
         let mut ids: Vec<(Key, Micros)> = batch.iter().map(|request| (request.id, request.expires_at)).collect();
         // Nodes that burn the same ids at once wait for one another row by row: in one order, none waits in a circle.
         ids.sort_unstable();

@@ -154,7 +154,7 @@ mod tests {
         let body = Body::from_stream(begun.chain(stream::pending()));
         let read = tokio::time::timeout(BODY_TIME * 3, read_form(&headers, body, 99)).await;
         let refused = read.expect("it is waited for without end").unwrap_err();
-        assert_eq!((refused.code.status(), refused.detail.as_ref()), (400, "The body took too long."));
+        assert_eq!((refused.code.status(), refused.detail()), (400, "The body took too long."));
     }
 
     #[tokio::test]

@@ -231,7 +231,7 @@ impl Exchange {
             Some(cause) => {
                 tracing::debug!(request_id, code = error.code.as_str(), cause = %clean(&**cause), "request refused");
             }
-            None => tracing::debug!(request_id, code = error.code.as_str(), detail = %error.detail, "request refused"),
+            None => tracing::debug!(request_id, code = error.code.as_str(), detail = error.detail(), "request refused"),
         }
     }
 

@@ -50,12 +50,12 @@ impl IntoResponse for Error {
 
 fn error_body(error: &Error) -> String {
     let code = error.code.as_str();
-    let mut body = String::with_capacity(40 + code.len() + error.detail.len());
+    let mut body = String::with_capacity(40 + code.len() + error.detail().len());
     body.push_str("{\"error\":\"");
     body.push_str(code);
     body.push_str("\",\"error_description\":\"");
-    // RFC 6749 §5.2 has these characters and no others; none of them needs an escape in JSON.
-    body.extend(error.detail.chars().map(|c| if matches!(c, ' '..='!' | '#'..='[' | ']'..='~') { c } else { '?' }));
+    // None of its characters needs an escape in JSON.
+    body.push_str(error.detail());
     body.push_str("\"}");
     body
 }

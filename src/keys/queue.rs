@@ -9,10 +9,8 @@ use tokio::sync::oneshot;
 use super::pair::{KeyError, KeyPair};
 use crate::error::{Error, Result};
 
-/// So many signatures are answered together, where so many wait. Each answer wakes a worker, and on a busy core two
-/// changes of threads for each signature cost a fifth of it; and what comes together is used up together
-/// (`store::Together`). The first of them waits for the others by some milliseconds.
-const BURST: usize = 16;
+/// The most signatures that are answered together: with keys of 2048 bits that is some hundredths of a second.
+const BURST: usize = 32;
 
 /// A bounded queue of signatures and the threads that make them; clones are the same queue.
 #[derive(Clone, Debug)]
@@ -113,42 +111,54 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a thread does: it signs until nobody waits.
+    /// What a thread does: it signs until nobody waits, and answers when it has made as many signatures as wait for it
+    /// still, or [`BURST`]. On a busy core, two changes of threads for each signature cost a fifth of it; and what comes
+    /// together is used up together (`store::Together`).
     fn work(&self) {
-        let mut done = Vec::with_capacity(BURST);
-        while let Some(job) = self.next() {
-            if job.answer.is_closed() {
-                continue;
+        let mut done = Vec::new();
+        loop {
+            let (job, waiting) = self.next();
+            if done.len() >= waiting.div_ceil(self.threads).min(BURST) {
+                give(std::mem::take(&mut done));
             }
-            let sign = AssertUnwindSafe(|| job.pair.sign(job.message.as_bytes()));
-            let signature = catch_unwind(sign).unwrap_or(Err(KeyError::Library));
-            done.push((job.answer, (signature, job.message)));
-            if done.len() == BURST {
-                done.drain(..).for_each(give);
+            let Some(job) = job else { return };
+            if !job.answer.is_closed() {
+                let sign = AssertUnwindSafe(|| job.pair.sign(job.message.as_bytes()));
+                let signature = catch_unwind(sign).unwrap_or(Err(KeyError::Library));
+                done.push((job.answer, (signature, job.message)));
             }
         }
-        done.into_iter().for_each(give);
     }
 
-    /// The next; `None` when nobody waits, and then this thread is no longer counted as one at work: who comes after
-    /// finds a thread of its own.
-    fn next(&self) -> Option<Job> {
+    /// The next, and how many wait, itself among them; `None` when nobody waits, and then this thread is no longer counted
+    /// as one at work: who comes after finds a thread of its own.
+    fn next(&self) -> (Option<Job>, usize) {
         let mut state = self.state();
+        let waiting = state.waiting.len();
         let job = state.waiting.pop_front();
         state.busy -= usize::from(job.is_none());
-        job
+        (job, waiting)
     }
 }
 
-/// Who went away does not miss it.
-fn give((answer, signed): (oneshot::Sender<Signed>, Signed)) {
-    drop(answer.send(signed));
+/// Answers, by one task: sent from this thread, each answer would wake a worker by itself.
+fn give(done: Vec<(oneshot::Sender<Signed>, Signed)>) {
+    if done.is_empty() {
+        return;
+    }
+    tokio::spawn(async move {
+        for (answer, signed) in done {
+            // Who went away does not miss it.
+            drop(answer.send(signed));
+        }
+    });
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
     use futures_util::future::join_all;
+    use futures_util::stream::FuturesUnordered;
+    use futures_util::{FutureExt, StreamExt};
 
     use super::*;
     use crate::error::Code;
@@ -189,6 +199,21 @@ mod tests {
                 assert_eq!(message, n.to_string());
                 pair.public_jwk().verify(Algorithm::Es256, message.as_bytes(), &signature).unwrap();
             }
+        }
+    }
+
+    /// Who comes first is not kept until all are done.
+    #[tokio::test]
+    async fn many_are_answered_in_parts() {
+        let (queue, pair) = (SigningQueue::new(1, 256), pair());
+        let places: Vec<_> = (0..64).map(|_| queue.place().unwrap()).collect();
+        let mut signing: FuturesUnordered<_> =
+            places.into_iter().map(|place| place.sign(pair.clone(), "x".into())).collect();
+        signing.next().await.unwrap().unwrap();
+        let answered = 1 + std::iter::from_fn(|| signing.next().now_or_never().flatten()).count();
+        assert!((1..=BURST).contains(&answered), "{answered}");
+        while let Some(signed) = signing.next().await {
+            signed.unwrap();
         }
     }
 

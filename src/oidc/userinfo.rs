@@ -158,7 +158,7 @@ impl Refusal {
     fn error(&self) -> Error {
         match self {
             Self::Nothing => Error::new(Code::InvalidToken, "There is no access token."),
-            Self::Error(error) => Error::new(error.code, error.detail.clone()),
+            Self::Error(error) => Error::new(error.code, error.detail().to_owned()),
         }
     }
 }
@@ -169,11 +169,10 @@ impl IntoResponse for Refusal {
             Self::Nothing => "Bearer realm=\"sealwright\"".to_owned(),
             Self::Error(error) => {
                 let scope = if error.code == Code::InsufficientScope { ", scope=\"openid\"" } else { "" };
-                // Our own texts: ASCII without quotes and backslashes.
                 format!(
                     "Bearer realm=\"sealwright\", error=\"{}\", error_description=\"{}\"{scope}",
                     error.code.as_str(),
-                    error.detail
+                    error.detail()
                 )
             }
         };

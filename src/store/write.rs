@@ -14,6 +14,7 @@ use super::audit::{self, EventRow};
 use super::conn::Raw;
 use super::{Conn, Db, Engine, StoreError, feed};
 use crate::clock::Micros;
+use crate::gather::gather;
 use crate::secret::Id;
 
 /// The most changes of one kind in one commit.
@@ -253,7 +254,7 @@ impl<C: Change> Together<C> {
 
 async fn run<C: Change>(db: Db, mut queue: mpsc::Receiver<Waiting<C>>) {
     let mut waiting: Vec<Waiting<C>> = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut waiting, BATCH).await > 0 {
+    while gather(&mut queue, &mut waiting, BATCH).await {
         waiting.retain(|waiting| !waiting.answer.is_closed());
         let changes = waiting.iter().map(|waiting| waiting.change.clone()).collect();
         let Some(start_by) = waiting.iter().map(|waiting| waiting.start_by).min() else { continue };

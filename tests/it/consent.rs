@@ -119,6 +119,43 @@ both! {
         assert!(silent.away.is_none(), "T-112: {silent:?}");
     }
 
+    /// S-73, RFC 8252 §8.6: as whom any program of the person's machine could pose is asked about each time; whom its
+    /// credentials or its host tell apart is not, nor one that is set to skip consent.
+    async fn s73_a_client_that_anybody_could_pose_as_is_asked_about_each_time(engine) {
+        let server = people(engine).await;
+        let public = "token_endpoint_auth_method = \"none\"\napplication_type = \"native\"";
+        let (loopback, scheme, host) = ("http://127.0.0.1/cb", "com.example.app:/cb", "https://app.example.com/cb");
+        for (credentials, uri, each_time) in [
+            (public.to_owned(), loopback, true),
+            (public.to_owned(), "http://[::1]/cb", true),
+            (public.to_owned(), "http://localhost:7070/cb", true),
+            (public.to_owned(), "https://localhost:7070/cb", true),
+            (public.to_owned(), scheme, true),
+            (public.to_owned(), host, false),
+            (format!("{public}\nskip_consent = true"), loopback, false),
+            (format!("application_type = \"native\"\nclient_secret = \"{}\"", WEB.1), loopback, false),
+        ] {
+            let changed = file().replacen(public, &credentials, 1).replacen(&format!("[\"{loopback}\"]"), &format!("[\"{uri}\"]"), 1);
+            server.apply(&changed).await;
+            let mut browser = Browser::new(&server);
+            let url = |more: &[_]| authorization_url(&server, "openid", &[&[("client_id", "app"), ("redirect_uri", uri)], more].concat());
+            let first = browser.go_through(&url(&[]), ADA).await;
+            assert!(first.parameter("code").is_some(), "{first:?}");
+            let silent = browser.get(&url(&[("prompt", "none")])).await;
+            assert_eq!(silent.parameter("error").as_deref(), each_time.then_some("consent_required"), "{credentials} {uri}");
+            assert_eq!(silent.parameter("code").is_none(), each_time, "{credentials} {uri}");
+            // Signed in already; once more; and in another browser, after signing in.
+            let pages = [browser.get(&url(&[])).await, browser.get(&url(&[])).await];
+            let mut other = Browser::new(&server);
+            let login = other.get(&url(&[])).await;
+            for page in pages.into_iter().chain([other.fill_in(&login, ADA).await]) {
+                assert_eq!(page.is_at("/consent"), each_time, "{credentials} {uri}");
+                assert!(each_time || page.parameter("code").is_some(), "{credentials} {uri}");
+                assert!(!words(&page).contains("Nobody has checked"), "whoever runs the server has");
+            }
+        }
+    }
+
     /// What another person, or another client, was allowed is not what this one was.
     async fn t155_consents_are_of_one_person_and_one_client(engine) {
         let server = people(engine).await;

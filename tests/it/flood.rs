@@ -73,8 +73,8 @@ async fn t184_f20_a_flood_of_logins_stays_within_its_memory() {
             assert_eq!(keys.status(), 200);
         }
     }
-    // Two more: what was freed is not given back at once.
-    let (most, bound) = (peak(&process), base * 11 / 10 + (PERMITS + 2) * MEMORY * 1024);
+    // One more: the first of them may end before others wait for its memory, and what was freed is not given back at once.
+    let (most, bound) = (peak(&process), base * 11 / 10 + (PERMITS + 1) * MEMORY * 1024);
     let [looked_at, sent_away] = answers;
     eprintln!(
         "T-184: {count} logins at once, {looked_at} looked at, {sent_away} sent away; {base} KiB before, {most} KiB at most, bound {bound} KiB"

@@ -38,7 +38,7 @@ type Parameters<'a> = Vec<(&'static str, &'a str)>;
 fn parameters<'a>(issuer: &'a Issuer, asked: &'a Asked, outcome: &'a Outcome) -> Parameters<'a> {
     let mut parameters = match outcome {
         Ok(code) => vec![("code", code.expose())],
-        Err(error) => vec![("error", error.code.as_str()), ("error_description", error.detail.as_ref())],
+        Err(error) => vec![("error", error.code.as_str()), ("error_description", error.detail())],
     };
     parameters.extend(asked.state.as_deref().map(|state| ("state", state)));
     parameters.push(("iss", issuer.as_str()));
