@@ -3,7 +3,7 @@
 //! Dependencies point one way, from the last line of this picture to the first:
 //!
 //! ```text
-//! foundation   checks clock config error form gather log look password pool secret store wire
+//! foundation   checks clock config error form log look password pool secret store wire
 //! services     apply audit claims clients consents cx flow issue jobs keys metrics nodes outbound resources session users
 //!              visitors
 //! edge         http pages
@@ -26,7 +26,6 @@ pub mod cx;
 pub mod error;
 pub mod flow;
 pub mod form;
-pub mod gather;
 pub mod http;
 pub mod issue;
 pub mod jobs;

@@ -5,9 +5,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Micros;
 use crate::error::{Error, Result};
-use crate::gather::gather;
 use crate::store::artifacts::{self, Key, Kind};
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, gather};
 
 const BATCH: usize = 256;
 const QUEUE: usize = 4096;

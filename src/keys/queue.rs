@@ -118,7 +118,7 @@ impl Shared {
         let mut done = Vec::new();
         loop {
             let (job, waiting) = self.next();
-            if done.len() >= waiting.div_ceil(self.threads).min(BURST) {
+            if self.answers(done.len(), waiting) {
                 give(std::mem::take(&mut done));
             }
             let Some(job) = job else { return };
@@ -128,6 +128,11 @@ impl Shared {
                 done.push((job.answer, (signature, job.message)));
             }
         }
+    }
+
+    /// Whether a thread that has `done` signatures answers them while so many wait.
+    fn answers(&self, done: usize, waiting: usize) -> bool {
+        done >= waiting.div_ceil(self.threads).min(BURST)
     }
 
     /// The next, and how many wait, itself among them; `None` when nobody waits, and then this thread is no longer counted
@@ -156,9 +161,8 @@ fn give(done: Vec<(oneshot::Sender<Signed>, Signed)>) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use futures_util::future::join_all;
-    use futures_util::stream::FuturesUnordered;
-    use futures_util::{FutureExt, StreamExt};
 
     use super::*;
     use crate::error::Code;
@@ -202,19 +206,24 @@ mod tests {
         }
     }
 
-    /// Who comes first is not kept until all are done.
-    #[tokio::test]
-    async fn many_are_answered_in_parts() {
-        let (queue, pair) = (SigningQueue::new(1, 256), pair());
-        let places: Vec<_> = (0..64).map(|_| queue.place().unwrap()).collect();
-        let mut signing: FuturesUnordered<_> =
-            places.into_iter().map(|place| place.sign(pair.clone(), "x".into())).collect();
-        signing.next().await.unwrap().unwrap();
-        let answered = 1 + std::iter::from_fn(|| signing.next().now_or_never().flatten()).count();
-        assert!((1..=BURST).contains(&answered), "{answered}");
-        while let Some(signed) = signing.next().await {
-            signed.unwrap();
-        }
+    /// Who comes first is not kept until all are done: on each thread, as many are answered as it has before it still.
+    #[test]
+    fn many_are_answered_in_parts() {
+        let parts = |threads: usize, waiting: usize| {
+            let (queue, mut parts, mut done) = (SigningQueue::new(threads, 0), Vec::new(), 0);
+            // Of those who wait, each thread takes its share.
+            for waiting in (0..=waiting).rev().step_by(threads) {
+                if queue.0.answers(done, waiting) {
+                    parts.push(std::mem::take(&mut done));
+                }
+                done += 1;
+            }
+            parts
+        };
+        assert_eq!(parts(1, 1), [1]);
+        assert_eq!(parts(1, 8), [4, 2, 1, 1]);
+        assert_eq!(parts(2, 16), [4, 2, 1, 1]);
+        assert_eq!(parts(1, 100), [32, 32, 18, 9, 5, 2, 1, 1]);
     }
 
     #[tokio::test]

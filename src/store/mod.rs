@@ -47,7 +47,7 @@ pub use conn::Conn;
 pub use error::StoreError;
 pub use row::from_row;
 pub use sqlite::Lock;
-pub use write::{Change, Committed, JobFuture, Together, Tx};
+pub use write::{Change, Committed, JobFuture, Together, Tx, gather};
 
 /// How the database is used.
 #[derive(Clone, Debug)]

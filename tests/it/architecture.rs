@@ -8,10 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&str, &[&str]); 5] = [
     (
         "foundation",
-        &[
-            "checks", "clock", "config", "error", "form", "gather", "log", "look", "password", "pool", "secret",
-            "store", "wire",
-        ],
+        &["checks", "clock", "config", "error", "form", "log", "look", "password", "pool", "secret", "store", "wire"],
     ),
     (
         "services",
