@@ -62,18 +62,30 @@ pub struct PasswordHasher {
 }
 
 /// What hashes are computed in. While others wait it goes from one to the next: what is given back to the allocator stays
-/// with the process for a while, and in a flood that would be more than the hashes at work have.
+/// with the process for a while, and in a flood that would be more than the hashes at work have. There is never more of it
+/// than hashes at once; where those who waited went away, it stays until the next hash.
 #[derive(Default)]
 struct Memory(Mutex<Vec<Vec<Block>>>);
 
 impl Memory {
-    fn take(&self) -> Vec<Block> {
-        self.kept().pop().unwrap_or_default()
+    /// At least so many blocks, whatever is in them.
+    fn take(&self, blocks: usize) -> Result<Vec<Block>, argon2::Error> {
+        let kept = self.kept().pop();
+        if let Some(memory) = kept.filter(|memory| memory.len() >= blocks) {
+            return Ok(memory);
+        }
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(blocks).map_err(|_| argon2::Error::OutOfMemory)?;
+        memory.resize(blocks, Block::new());
+        Ok(memory)
     }
 
-    fn give_back(&self, memory: Vec<Block>, others_wait: bool) {
-        let mut kept = self.kept();
-        if others_wait { kept.push(memory) } else { kept.clear() }
+    fn keep(&self, memory: Vec<Block>) {
+        self.kept().push(memory);
+    }
+
+    fn forget(&self) {
+        drop(std::mem::take(&mut *self.kept()));
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
@@ -130,8 +142,10 @@ impl PasswordHasher {
         let salt: [u8; 16] = random().map_err(|cause: NoRandomness| Error::internal(cause))?;
         let (hasher, password) = (self.clone(), password.clone());
         let work = move || {
-            let mut hash = [0; 32];
-            hasher.compute(&hasher.argon2, (password.expose().as_bytes(), &salt), &mut hash).map(|()| hash)
+            let (argon2, password, mut hash) = (&hasher.argon2, password.expose().as_bytes(), [0; 32]);
+            let made =
+                hasher.in_memory(0, |memory| argon2.hash_password_into_with_memory(password, &salt, &mut hash, memory));
+            made.flatten().map(|()| hash)
         };
         let hash = self.pool.permit(from).await?.run(work).await?;
         let hash = hash.map_err(|cause| Error::internal(cause.to_string()))?;
@@ -145,22 +159,18 @@ impl PasswordHasher {
         format!("$argon2id$v=19$m={},t={},p=1${salt}${hash}", params.m_cost(), params.t_cost())
     }
 
-    /// Computes the hash of (password, salt) by `argon2`.
-    fn compute(
-        &self,
-        argon2: &Argon2<'_>,
-        (password, salt): (&[u8], &[u8]),
-        to: &mut [u8],
-    ) -> Result<(), argon2::Error> {
-        let mut memory = self.memory.take();
-        // Hashes that are older than the settings may need more.
-        let blocks = argon2.params().block_count();
-        if memory.len() < blocks {
-            memory = vec![Block::new(); blocks];
+    /// Does `work`, one hash and what belongs to it, in at least so many blocks of memory, and in no fewer than our own
+    /// hashes take: what it is done for cannot be told from how long that takes.
+    fn in_memory<T>(&self, blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> Result<T, argon2::Error> {
+        let own = self.argon2.params().block_count();
+        let mut memory = self.memory.take(blocks.max(own))?;
+        let done = work(&mut memory);
+        if self.pool.waiting() == 0 {
+            self.memory.forget();
+        } else if memory.len() == own {
+            self.memory.keep(memory);
         }
-        let computed = argon2.hash_password_into_with_memory(password, salt, to, &mut memory);
-        self.memory.give_back(memory, self.pool.waiting() > 0);
-        computed
+        Ok(done)
     }
 
     /// [`Turn::verify`], as soon as there is one.
@@ -177,15 +187,16 @@ impl PasswordHasher {
     /// Why not.
     pub fn accepts(&self, phc: &str) -> Result<(), Unfit> {
         let hash = PasswordHash::new(phc).map_err(|_| Unfit::Malformed)?;
-        let params = Params::try_from(&hash).map_err(|_| Unfit::Malformed)?;
+        let (argon2, ..) = read(&hash).ok_or(Unfit::Malformed)?;
+        let params = argon2.params();
         // What is left out would be taken as Argon2's default.
         let whole = ["m", "t", "p"].into_iter().all(|name| hash.params.get_decimal(name).is_some());
-        if hash.algorithm.as_str() != "argon2id" || !whole || hash.salt.is_none() || hash.hash.is_none() {
+        if hash.algorithm.as_str() != "argon2id" || !whole {
             return Err(Unfit::Malformed);
         }
         let own = self.argon2.params();
         let (memory_kib, iterations) = (params.m_cost(), params.t_cost());
-        if memory_kib > own.m_cost() || cost(&params) > cost(own) {
+        if memory_kib > own.m_cost() || cost(params) > cost(own) {
             return Err(Unfit::Dear { memory_kib, iterations, most: (own.m_cost(), cost(own)) });
         }
         Ok(())
@@ -205,31 +216,45 @@ impl PasswordHasher {
     /// nobody can tell one that was made elsewhere, or by earlier settings.
     fn fits(&self, password: &Secret, known: &str) -> bool {
         let (password, known) = (password.expose().as_bytes(), PasswordHash::new(known).ok());
-        let fits = known.as_ref().and_then(|known| self.verify_phc(password, known)).unwrap_or(false);
-        let spent = known.and_then(|known| Params::try_from(&known).ok()).map_or(0, |params| cost(&params));
-        self.spent.fetch_add(spent, Ordering::Relaxed);
-        let own = self.argon2.params();
-        let rest = cost(own).saturating_sub(spent) / u64::from(own.t_cost());
-        // Less than Argon2 takes at the least is nothing.
-        if let Some(params) = u32::try_from(rest).ok().and_then(|rest| Params::new(rest, own.t_cost(), 1, None).ok()) {
-            let mut unused = [0; 32];
-            let padding = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-            let _ = std::hint::black_box(self.compute(&padding, (password, &[0; 16]), &mut unused));
-            self.spent.fetch_add(cost(padding.params()), Ordering::Relaxed);
-        }
-        fits
+        let known = known.as_ref().and_then(read);
+        let blocks = known.as_ref().map_or(0, |(theirs, ..)| theirs.params().block_count());
+        let compared = self.in_memory(blocks, |memory| {
+            let (mut fits, mut spent) = (false, 0);
+            if let Some((theirs, salt, expected)) = known {
+                let mut computed = vec![0; expected.len()];
+                if theirs.hash_password_into_with_memory(password, salt, &mut computed, &mut *memory).is_ok() {
+                    (fits, spent) = (equal(&computed, expected), cost(theirs.params()));
+                }
+            }
+            let own = self.argon2.params();
+            let rest = cost(own).saturating_sub(spent) / u64::from(own.t_cost());
+            // Less than Argon2 takes at the least is nothing.
+            if let Some(params) =
+                u32::try_from(rest).ok().and_then(|rest| Params::new(rest, own.t_cost(), 1, None).ok())
+            {
+                let mut unused = [0; 32];
+                let padding = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+                let _ = std::hint::black_box(padding.hash_password_into_with_memory(
+                    password,
+                    &[0; 16],
+                    &mut unused,
+                    memory,
+                ));
+                spent += cost(padding.params());
+            }
+            self.spent.fetch_add(spent, Ordering::Relaxed);
+            fits
+        });
+        compared.unwrap_or(false)
     }
+}
 
-    /// Whether `password` is the one of `known`, which may have been made elsewhere; `None` where it says too little.
-    fn verify_phc(&self, password: &[u8], known: &PasswordHash) -> Option<bool> {
-        let algorithm = Algorithm::try_from(known.algorithm.as_str()).ok()?;
-        let version = known.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
-        let argon2 = Argon2::new(algorithm, version, Params::try_from(known).ok()?);
-        let (salt, expected) = (known.salt.as_ref()?, known.hash.as_ref()?);
-        let mut computed = vec![0; expected.as_bytes().len()];
-        self.compute(&argon2, (password, salt), &mut computed).ok()?;
-        Some(equal(&computed, expected.as_bytes()))
-    }
+/// How a PHC string was made, its salt and its hash; `None` where it does not say so, or we cannot make such.
+fn read(phc: &PasswordHash) -> Option<(Argon2<'static>, &[u8], &[u8])> {
+    let algorithm = Algorithm::try_from(phc.algorithm.as_str()).ok()?;
+    let version = phc.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let argon2 = Argon2::new(algorithm, version, Params::try_from(phc).ok()?);
+    Some((argon2, phc.salt.as_ref()?, phc.hash.as_ref()?.as_bytes()))
 }
 
 impl Turn {
@@ -248,7 +273,7 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use argon2::PasswordHasher as _;
+    use argon2::{PasswordHasher as _, PasswordVerifier as _};
 
     use super::*;
     use crate::error::Code;
@@ -301,8 +326,34 @@ mod tests {
             "x",
             "$argon2i$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
             "$argon2id$v=19$m=64,t=1$c29tZXNhbHQ$aGFzaA",
+            "$argon2id$v=18$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
+            "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ",
         ] {
             assert_eq!(own.accepts(bad), Err(Unfit::Malformed), "{bad}");
+        }
+    }
+
+    /// RFC 9106: the library agrees, whatever was in the memory before, about hashes of every kind.
+    #[tokio::test]
+    async fn rfc9106_hashes_are_those_of_the_library() {
+        let own = PasswordHasher::new(HashSettings { memory_kib: 256, iterations: 2, ..LIGHT }).unwrap();
+        let phc = own.hash(&Secret::new("real"), None).await.unwrap();
+        assert!(own.argon2.verify_password(b"real", &*phc).is_ok() && own.accepts(&phc) == Ok(()) && own.is_own(&phc));
+        for (algorithm, version, lanes, length) in [
+            (Algorithm::Argon2id, Version::V0x13, 1, 32),
+            (Algorithm::Argon2id, Version::V0x10, 2, 64),
+            (Algorithm::Argon2i, Version::V0x13, 4, 10),
+            (Algorithm::Argon2d, Version::V0x10, 1, 16),
+        ] {
+            let argon2 = Argon2::new(algorithm, version, Params::new(64, 2, lanes, Some(length)).unwrap());
+            let theirs = argon2.hash_password_with_salt(b"real", b"a salt of theirs").unwrap().to_string();
+            for (password, fits) in [("real", true), ("other", false), ("real", true)] {
+                // Others wait, so the memory is that of the hash before.
+                let mut used = vec![Block::new(); own.argon2.params().block_count()];
+                own.argon2.fill_memory(b"before", &[7; 16], &mut used).unwrap();
+                own.memory.keep(used);
+                assert_eq!(own.verify(&Secret::new(password), Some(&theirs), None).await.unwrap(), fits, "{theirs}");
+            }
         }
     }
 
