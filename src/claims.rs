@@ -287,7 +287,7 @@ fn told(
     let mut tell = |claim: &str, needs: &str, by_scope: bool, value: &dyn Fn() -> Option<Value>| {
         let (covered, named) = (by_scope && scope.contains(needs), by_name.get(claim));
         // What the client lost since, nobody tells it by an old grant.
-        if !client.metadata.scope.contains(needs) || !covered && named.is_none() {
+        if !covered && named.is_none() || !client.metadata.scope.contains(needs) {
             return;
         }
         let Some(value) = value() else { return };

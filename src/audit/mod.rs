@@ -86,23 +86,20 @@ fn id(at: Micros) -> Result<Id, NoRandomness> {
 }
 
 fn row(at: Micros, actor: &Actor, object: &str, event: &Event) -> Result<EventRow, StoreError> {
-    let unfit = |cause: serde_json::Error| StoreError::Unfit(cause.to_string());
-    let mut details = match serde_json::to_value(event).map_err(unfit)? {
-        serde_json::Value::Object(details) => details,
-        _ => serde_json::Map::new(),
-    };
-    let kind = match details.remove("event") {
-        Some(serde_json::Value::String(kind)) => kind,
-        _ => String::new(),
-    };
+    let text = serde_json::to_string(event).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+    // The tag comes first, and is a column of its own.
+    let (kind, details) = text
+        .strip_prefix(r#"{"event":""#)
+        .and_then(|tagged| tagged.split_once('"'))
+        .ok_or_else(|| StoreError::Unfit("an event without its kind".to_owned()))?;
     Ok(EventRow {
         at,
-        kind,
+        kind: kind.to_owned(),
         actor: actor.name.clone(),
         object: object.to_owned(),
         address: actor.address.clone(),
         request_id: actor.request_id.clone(),
-        details: serde_json::Value::Object(details).to_string(),
+        details: format!("{{{}", details.strip_prefix(',').unwrap_or(details)),
     })
 }
 
@@ -280,5 +277,36 @@ impl Audit {
             db.write(move |tx| Box::pin(async move { clients::used(tx, &chunk, at).await })).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::wire::GrantType;
+
+    #[test]
+    fn a_row_has_the_kind_and_the_rest_of_an_event_apart() {
+        let issued = Event::TokensIssued {
+            grant_type: GrantType::RefreshToken,
+            sub: "a \"person\", {event}".into(),
+            scope: String::new(),
+            jti: "j".into(),
+        };
+        for (event, kind, rest) in [
+            (Event::ClientRemoved, "client.removed", json!({})),
+            (Event::GrantRevoked { reason: "why" }, "grant.revoked", json!({ "reason": "why" })),
+            (
+                issued,
+                "tokens.issued",
+                json!({ "grant_type": "refresh_token", "sub": "a \"person\", {event}", "scope": "", "jti": "j" }),
+            ),
+        ] {
+            let row = row(7, &Actor::command_line(), "o", &event).unwrap();
+            assert_eq!((row.at, row.kind.as_str(), row.actor.as_str(), row.object.as_str()), (7, kind, "cli", "o"));
+            assert_eq!(serde_json::from_str::<Value>(&row.details).unwrap(), rest);
+        }
     }
 }

@@ -47,7 +47,7 @@ queries! {
         "$49, $50, $51, $52, $53, $54, $55, $56"
         "$57, $58, $59, $60, $61, $62, $63, $64"
     );
-    LATEST = "SELECT at, kind, actor, object, address, request_id, details FROM audit_events ORDER BY at DESC LIMIT $1";
+    LATEST = "SELECT at, kind, actor, object, address, request_id, details FROM audit_events ORDER BY id DESC LIMIT $1";
     COUNT_ONE = count!("$4, $5");
     COUNT_MANY = count!(
         "$4, $5" "$6, $7" "$8, $9" "$10, $11" "$12, $13" "$14, $15" "$16, $17" "$18, $19"

@@ -118,7 +118,7 @@ both! {
         let mut samples: Vec<(String, String)> =
             events(&server, "request.refused").await.into_iter().map(|event| (event.details, event.object)).collect();
         samples.sort();
-        let sample = |why: &str, object: &str| (format!("{{\"error\":\"{why}\",\"what\":\"sign_in\"}}"), object.to_owned());
+        let sample = |why: &str, object: &str| (format!("{{\"what\":\"sign_in\",\"error\":\"{why}\"}}"), object.to_owned());
         assert_eq!(samples, [sample("throttled", &grace), sample("unknown", "")]);
         assert!(failed.iter().all(|event| !event.details.contains("wrong and") && !event.object.contains("nobody")));
         let metrics = server.services.metrics.render();
@@ -167,7 +167,7 @@ both! {
         // Sixty a minute; another one may have begun.
         assert!((60..=120).contains(&samples.len()), "{}", samples.len());
         for event in samples {
-            assert_eq!(event.details, "{\"error\":\"malformed\",\"what\":\"sign_in\"}");
+            assert_eq!(event.details, "{\"what\":\"sign_in\",\"error\":\"malformed\"}");
             assert_eq!((event.address.as_str(), event.object.as_str(), event.actor.as_str()), ("192.0.2.7", "", "anonymous"));
             assert!(!event.request_id.is_empty());
         }
