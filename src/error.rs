@@ -22,6 +22,8 @@ pub enum Code {
     InvalidScope,
     /// RFC 8707 §2: a resource that is unknown, malformed or not the client's.
     InvalidTarget,
+    /// RFC 9396 §5: details that are unknown, malformed or not granted.
+    InvalidAuthorizationDetails,
     /// RFC 6749 §4.1.2.1: the person, or the server for the person, said no.
     AccessDenied,
     /// RFC 6749 §4.1.2.1.
@@ -71,6 +73,7 @@ impl Code {
             Self::UnsupportedGrantType => ("unsupported_grant_type", 400),
             Self::InvalidScope => ("invalid_scope", 400),
             Self::InvalidTarget => ("invalid_target", 400),
+            Self::InvalidAuthorizationDetails => ("invalid_authorization_details", 400),
             Self::AccessDenied => ("access_denied", 403),
             Self::UnsupportedResponseType => ("unsupported_response_type", 400),
             Self::LoginRequired => ("login_required", 400),

@@ -19,7 +19,7 @@ pub(super) fn named(
     allow: impl Fn(&Resource) -> bool,
 ) -> Result<Option<Vec<Arc<Resource>>>> {
     let mut found = BTreeMap::new();
-    for identifier in form.all("resource") {
+    for identifier in form.resources() {
         let resource =
             catalog.resource(identifier).filter(|resource| allow(resource) && may(catalog, client, resource));
         let resource =

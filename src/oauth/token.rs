@@ -35,6 +35,10 @@ async fn answer(call: &mut Call<'_>, body: Body) -> Result<TokenResponse> {
     if !client.metadata.grant_types.contains(&grant) {
         return Err(Error::new(Code::UnauthorizedClient, "This client may not use this grant."));
     }
+    // RFC 9396 §5. Passed over, the client would hold a token of another kind than it asked for.
+    if call.form.get("authorization_details").is_some() {
+        return Err(Error::new(Code::InvalidAuthorizationDetails, "No type of authorization_details is known here."));
+    }
     let issue = match grant {
         GrantType::AuthorizationCode => authorization_code::decide(&call.cx, &client, &call.form)?,
         GrantType::RefreshToken => refresh_token::decide(&call.cx, &client, &call.form)?,

@@ -122,8 +122,15 @@ both! {
         assert_eq!(claims["aud"], json!(["https://api.example.com", "https://stock.example.com"]));
 
         for resource in ["https://unknown.example.com", "https://api.example.com/", "not a uri", "https://api.example.com#x"] {
-            ask(&server, "many", &[CC, ("resource", resource)]).await.assert_error(400, "invalid_target");
+            for name in ["resource", "audience"] {
+                ask(&server, "many", &[CC, (name, resource)]).await.assert_error(400, "invalid_target");
+            }
         }
+        // RFC 8693 §2.1: the same by another name.
+        let answer = ask(&server, "many", &[CC, ("audience", "https://stock.example.com")]).await;
+        assert_eq!(part(answer.json["access_token"].as_str().unwrap(), 1)["aud"], "https://stock.example.com");
+        let details = [CC, ("authorization_details", "[{\"type\":\"x\"}]")];
+        ask(&server, "many", &details).await.assert_error(400, "invalid_authorization_details");
         ask(&server, "orders-sync", &[CC, ("resource", "https://stock.example.com")]).await.assert_error(400, "invalid_target");
         let elsewhere = [CC, ("resource", "https://stock.example.com"), ("scope", "orders:read")];
         ask(&server, "many", &elsewhere).await.assert_error(400, "invalid_scope");

@@ -50,7 +50,7 @@ type Check = fn(&Request<'_>, &mut Asked) -> Result<()>;
 pub(super) const CHECKS: &[Check] = &[
     response_mode,
     state,
-    request_object,
+    unsupported,
     response_type,
     grant_type,
     pkce,
@@ -86,12 +86,13 @@ fn state(_: &Request<'_>, asked: &mut Asked) -> Result<()> {
     Ok(())
 }
 
-/// OpenID Connect Core §6.1, §6.2, §7.2.1: what is not supported is refused, never passed over.
-fn request_object(request: &Request<'_>, _: &mut Asked) -> Result<()> {
+/// OpenID Connect Core §6.1, §6.2, §7.2.1, RFC 9396 §5: what is not supported is refused, never passed over.
+fn unsupported(request: &Request<'_>, _: &mut Asked) -> Result<()> {
     for (name, code) in [
         ("request", Code::RequestNotSupported),
         ("request_uri", Code::RequestUriNotSupported),
         ("registration", Code::RegistrationNotSupported),
+        ("authorization_details", Code::InvalidAuthorizationDetails),
     ] {
         if request.form.get(name).is_some() {
             return refuse(code, "This parameter is not supported.");

@@ -25,7 +25,7 @@ struct Narrowing {
 
 impl Narrowing {
     fn read(catalog: Arc<Catalog>, client: &Arc<Client>, form: &Form) -> Self {
-        let resources = form.all("resource").map(str::to_owned).collect();
+        let resources = form.resources().map(str::to_owned).collect();
         Self { catalog, client: client.clone(), resources, scope: None }
     }
 
