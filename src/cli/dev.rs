@@ -133,8 +133,8 @@ pub fn make_folder() -> Result<(), Failure> {
         ))
     })?;
     // Somebody else's folder, or one that others may write to, is where they could lay traps.
-    let (folder, me) = (fs::symlink_metadata(FOLDER)?, fs::metadata("/proc/self")?);
-    if folder.is_dir() && folder.uid() == me.uid() && folder.mode() & 0o022 == 0 {
+    let folder = fs::symlink_metadata(FOLDER)?;
+    if folder.is_dir() && folder.uid() == rustix::process::geteuid().as_raw() && folder.mode() & 0o022 == 0 {
         return Ok(());
     }
     Err(Failure::failed(format!("{FOLDER} here is not a folder of yours alone; remove it, or go to another folder")))

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -86,7 +87,7 @@ argon2_iterations = 1
         private(&config, &text);
         // A file that may not grow is an error to the process, and not its end (as on a full disk).
         let mut shell = Command::new("sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+        shell.args(["-c", "trap '' XFSZ; ulimit -c unlimited; exec \"$@\"", "sh"]).current_dir(&place.folder);
         shell
             .arg(built())
             .args(["serve", "--config"])
@@ -165,6 +166,19 @@ argon2_iterations = 1
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
         self.log()
     }
+}
+
+/// T-174: a crash writes no memory to the disk, where any other program's is.
+#[tokio::test]
+async fn t174_a_crash_leaves_no_core() {
+    let mut running = Running::start(Engine::Sqlite, "").await;
+    let mut other = Command::new("sh");
+    other.args(["-c", "ulimit -c unlimited; kill -ABRT $$"]).current_dir(&running.place.folder);
+    let other = other.status().unwrap();
+    assert!(other.core_dumped(), "this machine writes no cores at all, so there is nothing to see here: {other}");
+    assert!(Command::new("kill").args(["-ABRT", &running.id().to_string()]).status().unwrap().success());
+    let ended = running.child.wait().unwrap();
+    assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false));
 }
 
 impl Drop for Running {
