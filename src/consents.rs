@@ -53,23 +53,30 @@ type Extents = BTreeMap<String, Extent>;
 /// # Errors
 /// 503 when the database cannot answer.
 pub async fn is_needed(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<bool> {
-    // mechanisms.md, decision 5: nobody has vouched for it.
-    if client.unverified {
-        return Ok(true);
-    }
-    if client.metadata.skip_consent {
-        return Ok(false);
-    }
-    Ok(!is_assured(client, asked) || !is_given(cx, client, asked, sub).await?)
+    Ok(must_agree(client) && (is_asked_each_time(client, asked) || !is_given(cx, client, asked, sub).await?))
+}
+
+/// Whether what was agreed to before does not count: nobody has vouched for the client (mechanisms.md, decision 5), or
+/// anybody could pose as it.
+pub fn is_asked_each_time(client: &Client, asked: &Asked) -> bool {
+    must_agree(client) && (client.unverified || !is_assured(client, asked))
+}
+
+/// Whether people are asked about the client at all.
+fn must_agree(client: &Client) -> bool {
+    client.unverified || !client.metadata.skip_consent
 }
 
 /// Whether nobody but the client can use what is sent to it: it authenticates, or is answered at a host of its own. Every
-/// other program of a person's machine can listen at a loopback address or take a private-use scheme, and a `client_id` is
-/// no secret (RFC 8252 §8.6). Nor is what is shipped with a program: such a client is to be registered without (§8.5).
+/// other program of a person's machine can take its place, and a `client_id` is no secret (RFC 8252 §8.6). Nor is what is
+/// shipped with a program: such a client is to be registered without (§8.5).
 fn is_assured(client: &Client, asked: &Asked) -> bool {
-    let has_host = |url: Url| url.scheme() == "https" && !is_loopback(&url);
-    client.metadata.token_endpoint_auth_method != AuthMethod::None
-        || Url::parse(&asked.redirect_uri).is_ok_and(has_host)
+    client.metadata.token_endpoint_auth_method != AuthMethod::None || !stays_on_device(&asked.redirect_uri)
+}
+
+/// Whether a program of the person's own machine is answered there: at a loopback address, or by a private-use scheme.
+pub fn stays_on_device(redirect_uri: &str) -> bool {
+    !Url::parse(redirect_uri).is_ok_and(|url| url.scheme() == "https" && !is_loopback(&url))
 }
 
 /// Whether `sub` agreed to all of this, with the client as it is, and has not taken it back.
@@ -87,7 +94,7 @@ pub async fn is_given(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) ->
 /// What must stand still when a code is made for `client`: the [`identity`] that was agreed to; nothing where it need not
 /// be asked for.
 pub fn agreed(client: &Client) -> Option<String> {
-    (client.unverified || !client.metadata.skip_consent).then(|| identity(&client.metadata))
+    must_agree(client).then(|| identity(&client.metadata))
 }
 
 /// Keeps that `sub` agreed to what a flow asks for, beside what they agreed to before: with the flow, or, where that has

@@ -41,6 +41,8 @@ struct ConsentPage<'p> {
     parts: Vec<Part>,
     lasts: String,
     unverified: bool,
+    /// Why the person is asked each time.
+    each_time: Option<String>,
     note: String,
     account: String,
     /// Why the page is there again.
@@ -130,25 +132,29 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>
     let Deciding { id, flow, client, sign_in } = deciding;
     let texts = visit.frame.texts;
     let name = client.name();
-    let host = host(&flow.asked.redirect_uri);
+    let uri = &flow.asked.redirect_uri;
+    let host = host(uri);
+    let sends = if consents::stays_on_device(uri) { texts.consent_device } else { texts.consent_host };
     let page = ConsentPage {
         frame: visit.frame,
         action: visit.path(CONSENT_PATH),
         flow: &id.0,
         csrf: session::form_token(&visit.cx, &visit.session, FORM, &deciding.about(visit)).await?,
         asks: fill(texts.consent_asks, &[("client", name)]),
-        sends: fill(texts.consent_host, &[("host", &host)]),
+        sends: fill(sends, &[("host", &host)]),
         signed_in_as: fill(texts.consent_as, &[("username", &sign_in.username)]),
         wants: fill(texts.consent_wants, &[("client", name)]),
         parts: deciding.parts(visit),
         lasts: lasts(visit, client, &flow.asked),
         unverified: client.unverified,
+        each_time: (!client.unverified && consents::is_asked_each_time(client, &flow.asked))
+            .then(|| fill(texts.consent_each_time, &[("client", name)])),
         note: fill(texts.consent_note, &[("client", name)]),
         account: visit.path(ACCOUNT_PATH),
         error,
     };
     let status = if error.is_some() { StatusCode::FORBIDDEN } else { StatusCode::OK };
-    Ok(pages::form(status, &page, Some(&flow.asked.redirect_uri)))
+    Ok(pages::form(status, &page, Some(uri)))
 }
 
 /// For how long the client gets it, at most, whatever it asks for later.

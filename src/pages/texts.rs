@@ -24,6 +24,7 @@ pub struct Texts {
     pub consent_title: &'static str,
     pub consent_asks: &'static str,
     pub consent_host: &'static str,
+    pub consent_device: &'static str,
     pub consent_as: &'static str,
     pub consent_wants: &'static str,
     pub consent_own: &'static str,
@@ -42,6 +43,7 @@ pub struct Texts {
     pub unverified: &'static str,
     pub approve: &'static str,
     pub deny: &'static str,
+    pub consent_each_time: &'static str,
     pub consent_note: &'static str,
     pub back: &'static str,
     pub back_text: &'static str,
@@ -144,6 +146,7 @@ static ENGLISH: Texts = Texts {
     consent_title: "Allow access?",
     consent_asks: "{client} asks for access to your account.",
     consent_host: "It will send you to {host}.",
+    consent_device: "It will send you to a program on your device ({host}).",
     consent_as: "You are signed in as {username}.",
     consent_wants: "{client} will be able to",
     consent_own: "About you",
@@ -169,6 +172,8 @@ static ENGLISH: Texts = Texts {
     unverified: "It registered itself here. Go on only if you know who runs it and began this yourself.",
     approve: "Allow",
     deny: "Do not allow",
+    consent_each_time: "Another program on your device could take the place of {client}. That is why you are asked each \
+                        time.",
     consent_note: "If you do not allow it, {client} learns only that you said no. What you allow, you can take back \
                    at any time:",
     back: "Back to the application",

@@ -54,7 +54,7 @@ both! {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        for absent in ["Change what there is", "See your name", "Nobody has checked", "while you are away", "orders:read", "https://stock"] {
+        for absent in ["Change what there is", "See your name", "Nobody has checked", "each time.", "on your device", "while you are away", "orders:read", "https://stock"] {
             assert!(!text.contains(absent), "{absent}: {text}");
         }
         // The buttons have stable ids that are their names; who presses Enter has not said yes.
@@ -63,7 +63,7 @@ both! {
         assert_eq!(buttons, [("deny", "deny"), ("approve", "approve")]);
         let native = [("client_id", "app"), ("redirect_uri", "http://127.0.0.1:7/cb")];
         let page = asked(&server, "openid", &native).await;
-        assert!(words(&page).contains("App asks for access") && words(&page).contains("send you to 127.0.0.1."), "{}", words(&page));
+        assert!(words(&page).contains("App asks for access") && words(&page).contains("to a program on your device (127.0.0.1)."), "{}", words(&page));
     }
 
     /// What is said of how long is the longest that it can be.
@@ -144,6 +144,10 @@ both! {
             let silent = browser.get(&url(&[("prompt", "none")])).await;
             assert_eq!(silent.parameter("error").as_deref(), each_time.then_some("consent_required"), "{credentials} {uri}");
             assert_eq!(silent.parameter("code").is_none(), each_time, "{credentials} {uri}");
+            let page = browser.get(&url(&[("prompt", "consent")])).await;
+            assert_eq!(words(&page).contains("That is why you are asked each time."), each_time, "{credentials} {uri}");
+            assert_eq!(words(&page).contains("send you to a program on your device ("), uri != host, "{credentials} {uri}");
+            assert!(!words(&page).contains("Nobody has checked"), "whoever runs the server has");
             // Signed in already; once more; and in another browser, after signing in.
             let pages = [browser.get(&url(&[])).await, browser.get(&url(&[])).await];
             let mut other = Browser::new(&server);
@@ -151,7 +155,6 @@ both! {
             for page in pages.into_iter().chain([other.fill_in(&login, ADA).await]) {
                 assert_eq!(page.is_at("/consent"), each_time, "{credentials} {uri}");
                 assert!(each_time || page.parameter("code").is_some(), "{credentials} {uri}");
-                assert!(!words(&page).contains("Nobody has checked"), "whoever runs the server has");
             }
         }
     }
