@@ -17,6 +17,8 @@
 #   fuzz     the fuzz targets under libFuzzer, SEALWRIGHT_FUZZ_SECONDS each (300); then bytes on connections.
 #            What it finds and keeps is in target/fuzz. SEALWRIGHT_FUZZ_TARGETS="form jwk" takes only those.
 #   flood    sign-ins begun by strangers, and logins at once: rows and memory stay within their bounds
+#   strangers  T-190: so many requests to the authorization endpoint from addresses all over the world: rows, files and
+#            memory stay within their bounds, and what has ended makes room
 #   timing   T-48: times of right and wrong secrets, whose Welch's t beyond ±4.5 is a leak; T-121: sign-ins that fail for one
 #            reason or another, whose medians are less than 2 % apart and whose distributions are alike (p > 0.01)
 set -euo pipefail
@@ -29,10 +31,10 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 
 declare -A rounds=(
     [crash]=200 [replay]=200 [revoke]=1000 [race]=500 [rotation]=500 [envoy]=500 [reseal]=200 [t21]=500 [t135]=500 [t136]=10000
-    [fuzz]=1000000 [flood]=10000 [timing]=100000
+    [fuzz]=1000000 [flood]=10000 [strangers]=10000000 [timing]=100000
 )
 parts=("$@")
-((${#parts[@]})) || parts=(crash replay revoke race rotation envoy reseal t21 t135 t136 fuzz flood timing)
+((${#parts[@]})) || parts=(crash replay revoke race rotation envoy reseal t21 t135 t136 fuzz flood strangers timing)
 for part in "${parts[@]}"; do
     [[ ${rounds[$part]:-} ]] || { echo "No part '$part'; there are: ${!rounds[*]}" >&2; exit 2; }
 done
@@ -78,6 +80,14 @@ envoy() {
     "${rotation[@]}" postgres || status=$?
     wait "$sqlite" || status=$?
     return "$status"
+}
+
+strangers() {
+    need python3 python3
+    need wrk wrk
+    install_needed && cargo build --release --locked --bin sealwright || return
+    env SEALWRIGHT="$CARGO_TARGET_DIR/release/sealwright" SEALWRIGHT_ROUNDS="${SEALWRIGHT_ROUNDS:-$1}" \
+        SEALWRIGHT_TEST_LOGS="$TMPDIR" PYTHONDONTWRITEBYTECODE=1 python3 tests/interop/strangers.py
 }
 
 # What cargo-fuzz does without a sanitizer, on the stable compiler: coverage counters, and operands of comparisons. Only
@@ -138,6 +148,7 @@ for part in "${parts[@]}"; do
     case $part in
         crash) rust crash "${rounds[crash]}" 2 || failed+=("$part") ;;
         envoy) envoy "${rounds[envoy]}" || failed+=("$part") ;;
+        strangers) strangers "${rounds[strangers]}" || failed+=("$part") ;;
         fuzz) { libfuzzer && rust f23_http "${rounds[fuzz]}"; } || failed+=("$part") ;;
         *) rust "$part" "${rounds[$part]}" || failed+=("$part") ;;
     esac

@@ -4,6 +4,7 @@
 --   LOAD_COOKIE          the Cookie header
 --   LOAD_COLLECT         a file that takes a token of every answer, one a line: LOAD_KIND, or access_token
 --   LOAD_REFRESH         a file with one refresh token a line: each is rotated, and what comes of it in its turn
+--   LOAD_STRANGERS       each request comes from another address, as X-Forwarded-For says
 -- The last line printed is: RESULT requests microseconds p50 p99 errors (latencies in microseconds).
 
 local bodies, sent = {}, 0
@@ -33,6 +34,15 @@ function init(_)
         function request()
             sent = sent + 1
             return wrk.format(nil, nil, nil, bodies[(sent - 1) % #bodies + 1])
+        end
+    end
+    if os.getenv("LOAD_STRANGERS") then
+        math.randomseed(os.time())
+        function request()
+            local part = function() return math.random(1, 254) end
+            -- 127 is where the server's own proxies are.
+            wrk.headers["X-Forwarded-For"] = string.format("1%d.%d.%d.%d", math.random(28, 99), part(), part(), part())
+            return wrk.format()
         end
     end
     local refresh = os.getenv("LOAD_REFRESH")
