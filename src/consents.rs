@@ -1,13 +1,13 @@
 //! What people agreed to, and when they must be asked (again).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use url::Url;
+use url::{Host, Url};
 
 use crate::audit::{self, Actor, Event};
-use crate::checks::is_loopback;
 use crate::claims::{ClaimsRequest, is_of_tokens};
 use crate::clients::{Client, ClientMetadata};
 use crate::clock::Micros;
@@ -74,9 +74,22 @@ fn is_assured(client: &Client, asked: &Asked) -> bool {
     client.metadata.token_endpoint_auth_method != AuthMethod::None || !stays_on_device(&asked.redirect_uri)
 }
 
-/// Whether a program of the person's own machine is answered there: at a loopback address, or by a private-use scheme.
+/// Whether a program of the person's own machine is answered there: at a loopback address, by whatever name, or by a
+/// private-use scheme.
 pub fn stays_on_device(redirect_uri: &str) -> bool {
-    !Url::parse(redirect_uri).is_ok_and(|url| url.scheme() == "https" && !is_loopback(&url))
+    let Ok(url) = Url::parse(redirect_uri) else { return true };
+    url.scheme() != "https"
+        || match url.host() {
+            // RFC 6761 §6.3.
+            Some(Host::Domain(name)) => name.trim_end_matches('.').rsplit('.').next() == Some("localhost"),
+            Some(Host::Ipv4(address)) => is_own(address.into()),
+            Some(Host::Ipv6(address)) => is_own(address.to_canonical()),
+            None => true,
+        }
+}
+
+fn is_own(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified()
 }
 
 /// Whether `sub` agreed to all of this, with the client as it is, and has not taken it back.

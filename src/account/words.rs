@@ -58,8 +58,9 @@ pub(super) fn parts<'r>(
     parts.into_iter().map(|(_, part)| part).collect()
 }
 
-/// Where a redirect URI leads, in words: a host, or the application of a scheme of its own.
+/// Where a redirect URI leads, in words: a host, or the application of a scheme of its own, whatever stands behind that.
 pub(super) fn host(redirect_uri: &str) -> String {
-    let url = Url::parse(redirect_uri).ok();
-    url.map(|url| url.host_str().map_or_else(|| format!("{}:", url.scheme()), str::to_owned)).unwrap_or_default()
+    let Ok(url) = Url::parse(redirect_uri) else { return String::new() };
+    let host = url.host_str().filter(|_| matches!(url.scheme(), "https" | "http"));
+    host.map_or_else(|| format!("{}:", url.scheme()), str::to_owned)
 }

@@ -20,6 +20,8 @@ pub use event::{Action, Event, FieldChange};
 
 /// Refusals that get a row of their own, per minute; all are counted.
 const SAMPLES: i64 = 60;
+/// The last of the places in a transaction that events are told apart by.
+const PLACES: u64 = 1023;
 const MINUTE: Micros = 60 * SECOND;
 /// Counters, events or stamps of one transaction.
 const CHUNK: usize = 500;
@@ -73,15 +75,19 @@ impl Actor {
 /// # Errors
 /// Without randomness. Where the row cannot be written, nothing else of the transaction stands either.
 pub fn record(tx: &mut Tx, actor: &Actor, object: &str, event: &Event) -> Result<(), StoreError> {
-    let id = id(tx.now()).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+    let id = id(tx.now(), tx.recorded()).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
     tx.record(id, row(tx.now(), actor, object, event)?);
     Ok(())
 }
 
-/// The id of an event: its time, so that the index grows at its end and not all over, and 8 random bytes.
-fn id(at: Micros) -> Result<Id, NoRandomness> {
+/// The id of an event: its time and its place in its transaction, so that they are in order by it, and the index grows at
+/// its end and not all over; and 8 random bytes.
+fn id(at: Micros, place: usize) -> Result<Id, NoRandomness> {
+    // Micros in 54 bits are five centuries.
+    let time = u64::try_from(at).unwrap_or_default() << 10;
+    let place = u64::try_from(place).map_or(PLACES, |place| place.min(PLACES));
     let mut id: Id = random()?;
-    id[..8].copy_from_slice(&at.to_be_bytes());
+    id[..8].copy_from_slice(&(time | place).to_be_bytes());
     Ok(id)
 }
 
@@ -161,7 +167,7 @@ impl Audit {
     /// tell by its time that `object` exists.
     pub fn note(&self, cx: &Cx<'_>, object: &str, event: &Event) {
         let actor = Actor { name: "anonymous".into(), ..Actor::client(cx, "") };
-        let (Ok(row), Ok(id)) = (row(cx.now, &actor, object, event), id(cx.now)) else { return };
+        let (Ok(row), Ok(id)) = (row(cx.now, &actor, object, event), id(cx.now, 0)) else { return };
         self.keep([(id, row)]);
     }
 
@@ -286,6 +292,14 @@ mod tests {
 
     use super::*;
     use crate::wire::GrantType;
+
+    #[test]
+    fn ids_are_in_order_of_time_and_within_a_transaction() {
+        let ids = [(0, 0), (7, 0), (7, 1), (7, 1022), (7, 5000), (8, 0), (4_000_000_000_000_000, 0)];
+        let ids = ids.map(|(at, place)| id(at, place).unwrap());
+        assert!(ids.is_sorted(), "{ids:?}");
+        assert_ne!(id(7, 5000).unwrap(), id(7, 5000).unwrap());
+    }
 
     #[test]
     fn a_row_has_the_kind_and_the_rest_of_an_event_apart() {

@@ -98,10 +98,14 @@ pub fn main() -> ExitCode {
 }
 
 /// A crash writes no memory, and so no secret, to a disk. One byte is less than any core, and unlike none it keeps Linux
-/// from handing the memory to a program that collects cores. Where none is the most that may be, it stays at that.
+/// from handing the memory to a program that collects cores. Where none is the most that may be, nobody may look into the
+/// process at all; that would keep those away, too, who are asked to find a mistake, so it comes second.
 fn leave_no_core() {
     let limit = Rlimit { current: Some(1), ..getrlimit(Resource::Core) };
-    let _ = setrlimit(Resource::Core, limit);
+    if setrlimit(Resource::Core, limit).is_err() {
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,11 @@ impl Tx {
         self.recorded.push((id, event));
     }
 
+    /// How many events it has recorded.
+    pub fn recorded(&self) -> usize {
+        self.recorded.len()
+    }
+
     /// Tells every node, by the change feed, that `id` of `kind` changed. A mass change is one announcement.
     pub fn announce(&mut self, kind: feed::Kind, id: impl Into<String>) {
         self.announced.insert((kind, id.into()));

@@ -130,7 +130,11 @@ both! {
             (public.to_owned(), "http://[::1]/cb", true),
             (public.to_owned(), "http://localhost:7070/cb", true),
             (public.to_owned(), "https://localhost:7070/cb", true),
+            (public.to_owned(), "https://app.localhost./cb", true),
+            (public.to_owned(), "https://[::ffff:7f00:1]/cb", true),
             (public.to_owned(), scheme, true),
+            // What stands where a host would says nothing.
+            (public.to_owned(), "com.example.app://bank.example.com/cb", true),
             (public.to_owned(), host, false),
             (format!("{public}\nskip_consent = true"), loopback, false),
             (format!("application_type = \"native\"\nclient_secret = \"{}\"", WEB.1), loopback, false),
@@ -148,6 +152,7 @@ both! {
             assert_eq!(words(&page).contains("That is why you are asked each time."), each_time, "{credentials} {uri}");
             assert_eq!(words(&page).contains("send you to a program on your device ("), uri != host, "{credentials} {uri}");
             assert!(!words(&page).contains("Nobody has checked"), "whoever runs the server has");
+            assert!(!words(&page).contains("bank"), "{uri}");
             // Signed in already; once more; and in another browser, after signing in.
             let pages = [browser.get(&url(&[])).await, browser.get(&url(&[])).await];
             let mut other = Browser::new(&server);
