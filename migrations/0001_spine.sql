@@ -124,7 +124,7 @@ CREATE TABLE audit_events (
     request_id TEXT NOT NULL,
     details    TEXT NOT NULL
 );
--- The samples alone: what is forgotten by its age. An id begins with its time, so all else is found in order by that.
+-- Samples alone are swept by age. Everything else is read in order of id, which begins with the time.
 CREATE INDEX audit_samples ON audit_events (at) WHERE kind = 'request.refused';
 
 -- Exact counts of what is too frequent for a row each, per hour. Written each second, for every client that asked: one tree

@@ -1,15 +1,14 @@
 //! What people agreed to, and when they must be asked (again).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use url::{Host, Url};
+use url::Url;
 
 use crate::audit::{self, Actor, Event};
 use crate::claims::{ClaimsRequest, is_of_tokens};
-use crate::clients::{Client, ClientMetadata};
+use crate::clients::{Client, ClientMetadata, redirect};
 use crate::clock::Micros;
 use crate::cx::Cx;
 use crate::error::Result;
@@ -53,43 +52,26 @@ type Extents = BTreeMap<String, Extent>;
 /// # Errors
 /// 503 when the database cannot answer.
 pub async fn is_needed(cx: &Cx<'_>, client: &Client, asked: &Asked, sub: &str) -> Result<bool> {
-    Ok(must_agree(client) && (is_asked_each_time(client, asked) || !is_given(cx, client, asked, sub).await?))
+    // mechanisms.md, decision 5: nobody has vouched for an unverified client.
+    if client.unverified || can_be_posed_as(client, asked) {
+        return Ok(true);
+    }
+    Ok(must_agree(client) && !is_given(cx, client, asked, sub).await?)
 }
 
-/// Whether what was agreed to before does not count: nobody has vouched for the client (mechanisms.md, decision 5), or
-/// anybody could pose as it.
-pub fn is_asked_each_time(client: &Client, asked: &Asked) -> bool {
-    must_agree(client) && (client.unverified || !is_assured(client, asked))
+/// Whether a client that somebody has vouched for is asked about each time all the same: it has no credentials, and is
+/// answered on the person's machine, where any other program can take its place; a `client_id` is no secret (RFC 8252
+/// §8.6). Nor is what is shipped with a program: such a client is to be registered without (§8.5).
+pub fn can_be_posed_as(client: &Client, asked: &Asked) -> bool {
+    !client.unverified
+        && must_agree(client)
+        && client.metadata.token_endpoint_auth_method == AuthMethod::None
+        && redirect::is_on_device(&asked.redirect_uri)
 }
 
 /// Whether people are asked about the client at all.
 fn must_agree(client: &Client) -> bool {
     client.unverified || !client.metadata.skip_consent
-}
-
-/// Whether nobody but the client can use what is sent to it: it authenticates, or is answered at a host of its own. Every
-/// other program of a person's machine can take its place, and a `client_id` is no secret (RFC 8252 §8.6). Nor is what is
-/// shipped with a program: such a client is to be registered without (§8.5).
-fn is_assured(client: &Client, asked: &Asked) -> bool {
-    client.metadata.token_endpoint_auth_method != AuthMethod::None || !stays_on_device(&asked.redirect_uri)
-}
-
-/// Whether a program of the person's own machine is answered there: at a loopback address, by whatever name, or by a
-/// private-use scheme.
-pub fn stays_on_device(redirect_uri: &str) -> bool {
-    let Ok(url) = Url::parse(redirect_uri) else { return true };
-    url.scheme() != "https"
-        || match url.host() {
-            // RFC 6761 §6.3.
-            Some(Host::Domain(name)) => name.trim_end_matches('.').rsplit('.').next() == Some("localhost"),
-            Some(Host::Ipv4(address)) => is_own(address.into()),
-            Some(Host::Ipv6(address)) => is_own(address.to_canonical()),
-            None => true,
-        }
-}
-
-fn is_own(address: IpAddr) -> bool {
-    address.is_loopback() || address.is_unspecified()
 }
 
 /// Whether `sub` agreed to all of this, with the client as it is, and has not taken it back.

@@ -68,11 +68,6 @@ impl Form {
         self.all(name).next()
     }
 
-    /// The resources that a request is for: `resource` (RFC 8707 §2), or `audience`, as RFC 8693 §2.1 and others call it.
-    pub fn resources(&self) -> impl Iterator<Item = &str> {
-        self.all("resource").chain(self.all("audience"))
-    }
-
     /// Every value of `name`, in order, without empty ones.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.parameters

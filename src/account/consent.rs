@@ -12,7 +12,7 @@ use tower_sessions::Session;
 
 use super::words::{Part, host, parts};
 use super::{MAX_BODY, Visit, query};
-use crate::clients::Client;
+use crate::clients::{Client, redirect};
 use crate::consents;
 use crate::cx::Services;
 use crate::error::Result;
@@ -41,7 +41,7 @@ struct ConsentPage<'p> {
     parts: Vec<Part>,
     lasts: String,
     unverified: bool,
-    /// Why the person is asked each time.
+    /// That another program could pose as the client, and is why the person is asked each time.
     each_time: Option<String>,
     note: String,
     account: String,
@@ -134,7 +134,7 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>
     let name = client.name();
     let uri = &flow.asked.redirect_uri;
     let host = host(uri);
-    let sends = if consents::stays_on_device(uri) { texts.consent_device } else { texts.consent_host };
+    let sends = if redirect::is_on_device(uri) { texts.consent_device } else { texts.consent_host };
     let page = ConsentPage {
         frame: visit.frame,
         action: visit.path(CONSENT_PATH),
@@ -147,7 +147,7 @@ async fn ask(visit: &Visit<'_>, deciding: &Deciding, error: Option<&'static str>
         parts: deciding.parts(visit),
         lasts: lasts(visit, client, &flow.asked),
         unverified: client.unverified,
-        each_time: (!client.unverified && consents::is_asked_each_time(client, &flow.asked))
+        each_time: consents::can_be_posed_as(client, &flow.asked)
             .then(|| fill(texts.consent_each_time, &[("client", name)])),
         note: fill(texts.consent_note, &[("client", name)]),
         account: visit.path(ACCOUNT_PATH),

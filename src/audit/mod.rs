@@ -20,8 +20,8 @@ pub use event::{Action, Event, FieldChange};
 
 /// Refusals that get a row of their own, per minute; all are counted.
 const SAMPLES: i64 = 60;
-/// The last of the places in a transaction that events are told apart by.
-const PLACES: u64 = 1023;
+/// The last place in a transaction that an id has room for (10 bits). Events after it share it, in no order.
+const LAST_PLACE: u64 = (1 << 10) - 1;
 const MINUTE: Micros = 60 * SECOND;
 /// Counters, events or stamps of one transaction.
 const CHUNK: usize = 500;
@@ -75,17 +75,17 @@ impl Actor {
 /// # Errors
 /// Without randomness. Where the row cannot be written, nothing else of the transaction stands either.
 pub fn record(tx: &mut Tx, actor: &Actor, object: &str, event: &Event) -> Result<(), StoreError> {
-    let id = id(tx.now(), tx.recorded()).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
+    let id = id(tx.now(), tx.next_place()).map_err(|cause| StoreError::Unfit(cause.to_string()))?;
     tx.record(id, row(tx.now(), actor, object, event)?);
     Ok(())
 }
 
-/// The id of an event: its time and its place in its transaction, so that they are in order by it, and the index grows at
-/// its end and not all over; and 8 random bytes.
+/// The id of an event: its time and its place in its transaction, so that ids are in the order of events and the index
+/// grows at its end; then 8 random bytes.
 fn id(at: Micros, place: usize) -> Result<Id, NoRandomness> {
     // Micros in 54 bits are five centuries.
     let time = u64::try_from(at).unwrap_or_default() << 10;
-    let place = u64::try_from(place).map_or(PLACES, |place| place.min(PLACES));
+    let place = u64::try_from(place).map_or(LAST_PLACE, |place| place.min(LAST_PLACE));
     let mut id: Id = random()?;
     id[..8].copy_from_slice(&(time | place).to_be_bytes());
     Ok(id)

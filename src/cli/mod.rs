@@ -97,9 +97,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A crash writes no memory, and so no secret, to a disk. One byte is less than any core, and unlike none it keeps Linux
-/// from handing the memory to a program that collects cores. Where none is the most that may be, nobody may look into the
-/// process at all; that would keep those away, too, who are asked to find a mistake, so it comes second.
+/// A crash writes no memory, and so no secret, to a disk. A limit of one byte is less than any core, and it alone keeps
+/// Linux from handing the core to a program that collects them: zero does not. Under a hard limit of zero it cannot be set.
+/// Then the process is not dumpable, which shuts out debuggers without privileges, too, and so is second choice.
 fn leave_no_core() {
     let limit = Rlimit { current: Some(1), ..getrlimit(Resource::Core) };
     if setrlimit(Resource::Core, limit).is_err() {

@@ -3,7 +3,9 @@
 //! There is no pattern of any kind: what is registered is compared byte by byte, and only the port of a native
 //! client's loopback address is free.
 
-use url::Url;
+use std::net::IpAddr;
+
+use url::{Host, Url};
 
 use crate::checks::{Invalid, is_loopback};
 use crate::wire::ApplicationType;
@@ -90,6 +92,22 @@ fn after_port(rest: &str) -> Option<&str> {
     (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(rest)
 }
 
+/// Whether who is answered at a registered `uri` is a program of the person's own machine: it is this machine under any
+/// name, or a private-use scheme. Wider than [`is_loopback`], which says where plain http may be registered.
+pub fn is_on_device(uri: &str) -> bool {
+    let is_here = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    let Ok(url) = Url::parse(uri) else { return true };
+    // Plain http is registered on loopback alone.
+    url.scheme() != "https"
+        || match url.host() {
+            // RFC 6761 §6.3: every name under `localhost`.
+            Some(Host::Domain(name)) => name.trim_end_matches('.').rsplit('.').next() == Some("localhost"),
+            Some(Host::Ipv4(address)) => is_here(address.into()),
+            Some(Host::Ipv6(address)) => is_here(address.to_canonical()),
+            None => true,
+        }
+}
+
 fn authority(uri: &str) -> &str {
     let rest = uri.split_once("://").map_or("", |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or_default()
@@ -105,6 +123,26 @@ fn is_private_use(scheme: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_by_any_name_is_on_the_device() {
+        for (uri, on_device) in [
+            ("http://127.0.0.1:7/cb", true),
+            ("http://[::1]/cb", true),
+            ("http://localhost:7070/cb", true),
+            ("https://localhost:7070/cb", true),
+            ("https://app.localhost./cb", true),
+            ("https://0.0.0.0/cb", true),
+            ("https://[::]/cb", true),
+            ("https://[::ffff:7f00:1]/cb", true),
+            ("com.example.app://bank.example.com/cb", true),
+            ("https://app.example.com/cb", false),
+            ("https://localhost.example.com/cb", false),
+            ("https://192.0.2.1/cb", false),
+        ] {
+            assert_eq!(is_on_device(uri), on_device, "{uri}");
+        }
+    }
 
     fn is_fine(uri: &str, kind: ApplicationType) -> bool {
         check("redirect_uris", uri, kind).is_ok()

@@ -8,6 +8,12 @@ use crate::error::{Code, Error, Result};
 use crate::form::Form;
 use crate::resources::{Catalog, Resource};
 
+/// The identifiers that a request names: by `resource` (RFC 8707 §2), or by `audience`, which many clients send instead and
+/// which means the same here.
+pub(super) fn identifiers(form: &Form) -> impl Iterator<Item = &str> {
+    form.all("resource").chain(form.all("audience"))
+}
+
 /// The resources that the request names, each once, by identifier; `None` when it names none. `allow` narrows further.
 ///
 /// # Errors
@@ -19,7 +25,7 @@ pub(super) fn named(
     allow: impl Fn(&Resource) -> bool,
 ) -> Result<Option<Vec<Arc<Resource>>>> {
     let mut found = BTreeMap::new();
-    for identifier in form.resources() {
+    for identifier in identifiers(form) {
         let resource =
             catalog.resource(identifier).filter(|resource| allow(resource) && may(catalog, client, resource));
         let resource =

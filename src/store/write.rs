@@ -56,8 +56,8 @@ impl Tx {
         self.recorded.push((id, event));
     }
 
-    /// How many events it has recorded.
-    pub fn recorded(&self) -> usize {
+    /// The place in this transaction of the event that is recorded next, from 0.
+    pub fn next_place(&self) -> usize {
         self.recorded.len()
     }
 

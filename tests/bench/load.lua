@@ -40,8 +40,8 @@ function init(_)
         math.randomseed(os.time())
         function request()
             local part = function() return math.random(1, 254) end
-            -- 127 is where the server's own proxies are.
-            wrk.headers["X-Forwarded-For"] = string.format("1%d.%d.%d.%d", math.random(28, 99), part(), part(), part())
+            -- From 128 on: 127 is where the server's own proxies are.
+            wrk.headers["X-Forwarded-For"] = string.format("%d.%d.%d.%d", math.random(128, 199), part(), part(), part())
             return wrk.format()
         end
     end

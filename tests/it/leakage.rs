@@ -85,7 +85,8 @@ argon2_iterations = 1
         );
         let (config, log) = (place.folder.join("sealwright.toml"), place.folder.join("log"));
         private(&config, &text);
-        // A file that may not grow is an error to the process, and not its end (as on a full disk).
+        // A file that may not grow is an error to the process, and not its end (as on a full disk). Cores are allowed, in
+        // its folder: only the program itself keeps from leaving one.
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; ulimit -c unlimited; exec \"$@\"", "sh"]).current_dir(&place.folder);
         shell
@@ -166,19 +167,6 @@ argon2_iterations = 1
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
         self.log()
     }
-}
-
-/// T-174: a crash writes no memory to the disk, where any other program's is.
-#[tokio::test]
-async fn t174_a_crash_leaves_no_core() {
-    let mut running = Running::start(Engine::Sqlite, "").await;
-    let mut other = Command::new("sh");
-    other.args(["-c", "ulimit -c unlimited; kill -ABRT $$"]).current_dir(&running.place.folder);
-    let other = other.status().unwrap();
-    assert!(other.core_dumped(), "this machine writes no cores at all, so there is nothing to see here: {other}");
-    assert!(Command::new("kill").args(["-ABRT", &running.id().to_string()]).status().unwrap().success());
-    let ended = running.child.wait().unwrap();
-    assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false));
 }
 
 impl Drop for Running {
@@ -625,6 +613,19 @@ both! {
         }
         assert_none(&canaries, "the log", log.as_bytes());
     }
+}
+
+/// T-174: a crash writes no memory to the disk, where any other program's is.
+#[tokio::test]
+async fn t174_a_crash_leaves_no_core() {
+    let mut running = Running::start(Engine::Sqlite, "").await;
+    let mut other = Command::new("sh");
+    other.args(["-c", "ulimit -c unlimited; kill -ABRT $$"]).current_dir(&running.place.folder);
+    let other = other.status().unwrap();
+    assert!(other.core_dumped(), "this machine writes no core of any program, so this test shows nothing: {other}");
+    assert!(Command::new("kill").args(["-ABRT", &running.id().to_string()]).status().unwrap().success());
+    let ended = running.child.wait().unwrap();
+    assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false));
 }
 
 /// Starts that fail, and files that are refused, say why without the value.

@@ -126,7 +126,7 @@ both! {
                 ask(&server, "many", &[CC, (name, resource)]).await.assert_error(400, "invalid_target");
             }
         }
-        // RFC 8693 §2.1: the same by another name.
+        // The same by the name that many clients send.
         let answer = ask(&server, "many", &[CC, ("audience", "https://stock.example.com")]).await;
         assert_eq!(part(answer.json["access_token"].as_str().unwrap(), 1)["aud"], "https://stock.example.com");
         let details = [CC, ("authorization_details", "[{\"type\":\"x\"}]")];

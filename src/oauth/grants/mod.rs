@@ -10,6 +10,7 @@ use crate::clients::Client;
 use crate::error::{Code, Error, Result};
 use crate::form::Form;
 use crate::issue::{Grant, Terms};
+use crate::oauth::targets;
 use crate::resources::{Catalog, Resource};
 use crate::wire::Scope;
 
@@ -25,7 +26,7 @@ struct Narrowing {
 
 impl Narrowing {
     fn read(catalog: Arc<Catalog>, client: &Arc<Client>, form: &Form) -> Self {
-        let resources = form.resources().map(str::to_owned).collect();
+        let resources = targets::identifiers(form).map(str::to_owned).collect();
         Self { catalog, client: client.clone(), resources, scope: None }
     }
 

@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
-from sealwright import Checks, Sealwright, http
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "interop"))
+from ceilings import SERVER_CORE  # noqa: E402
 from load import Run  # noqa: E402
+from people import resident  # noqa: E402
+from sealwright import Checks, Sealwright, http  # noqa: E402
 
 REQUESTS = int(os.environ.get("SEALWRIGHT_ROUNDS") or 100_000)
 # Seconds after which a sign-in that was begun has ended (900), and somebody has swept it (60).
@@ -51,10 +52,10 @@ class Seen:
     """What was seen of the server: the most so far, and how it was when as much waited as may."""
 
     def __init__(self, server):
-        self.server, self.live, self.rows, self.bytes, self.tokens, self.full = server, 0, 0, 0, 0, None
+        self.server, self.live, self.rows, self.files, self.tokens, self.full = server, 0, 0, 0, 0, None
 
     def look(self):
-        """Once more."""
+        """Takes the most of each, and asks for a service's token, which raises when there is none."""
         with sqlite3.connect(f"file:{self.server.folder}/sealwright.db?mode=ro", uri=True, timeout=30) as database:
             def one(sql, *values):
                 return database.execute(sql, values).fetchone()[0]
@@ -66,16 +67,15 @@ class Seen:
             rows = sum(one(f'SELECT COUNT(*) FROM "{table}"') for table in tables)
         database.close()
         size = sum(path.stat().st_size for path in self.server.folder.glob("sealwright.db*"))
-        self.live, self.rows, self.bytes = max(self.live, live), max(self.rows, rows), max(self.bytes, size)
+        self.live, self.rows, self.files = max(self.live, live), max(self.rows, rows), max(self.files, size)
         if self.full is None and live >= WAITING * 19 // 20:
-            self.full = self.bytes, self.memory()
+            self.full = self.files, self.memory()
         self.server.token("orders-sync", SECRET)
         self.tokens += 1
 
     def memory(self):
-        """The most that it had, in bytes."""
-        status = Path(f"/proc/{self.server.process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+        """The most that it had, in MB."""
+        return round(resident(self.server, "VmHWM"))
 
     def answers(self):
         """Status → how many of the authorization endpoint's answers had it."""
@@ -97,9 +97,9 @@ def ask(seen, url):
 
 
 def main():
-    """The flood, in runs of wrk."""
+    """Floods, in runs of wrk, and judges what was seen."""
     checks = Checks("strangers")
-    server = Sealwright("strangers", APPLY, prefix=["taskset", "-c", "0"])
+    server = Sealwright("strangers", APPLY, prefix=SERVER_CORE)
     text = server.config.read_text().replace("[http]\n", '[http]\ntrusted_proxies = ["127.0.0.0/8"]\n')
     server.config.write_text(f"{text}[sessions]\nwaiting = {WAITING}\nwaiting_per_address = 1000\n")
     asks = {
@@ -110,8 +110,8 @@ def main():
         seen, asked, began = Seen(server), 0, time.monotonic()
         while asked < REQUESTS or time.monotonic() - began < SWEPT:
             asked += ask(seen, server.url(f"/oauth2/authorize?{urlencode(asks)}"))
-            print(f"{asked} asked, {seen.answers()}, {seen.live} live of {seen.rows} rows, {seen.bytes // MB} MB of files, "
-                  f"{seen.memory() // MB} MB of memory", flush=True)
+            print(f"{asked} asked, {seen.answers()}, {seen.live} live of {seen.rows} rows, {seen.files // MB} MB of files, "
+                  f"{seen.memory()} MB of memory", flush=True)
         seconds, answers = time.monotonic() - began, seen.answers()
         with checks(f"{asked} requests in {seconds:.0f} s were begun or refused: {answers}"):
             assert set(answers) == {"303", "503"}, answers
@@ -126,11 +126,11 @@ def main():
             with checks(f"what has ended made room: {answers['303']} were begun"):
                 assert answers["303"] * 2 >= WAITING * 14 // 10, answers
         size, memory = seen.full
-        with checks(f"the files have {seen.bytes // MB} MB at the most, and {size // MB} when as much waits as may"):
-            assert seen.bytes <= 2 * size + LOG, seen.bytes
-        with checks(f"the server has {seen.memory() // MB} MB of memory at the most, and {memory // MB} then"):
-            assert seen.memory() <= memory + 20 * MB, seen.memory()
-        with checks(f"a service got a token each of {seen.tokens} times"):
+        with checks(f"the files have {seen.files // MB} MB at the most, and {size // MB} when as much waits as may"):
+            assert seen.files <= 2 * size + LOG, seen.files
+        with checks(f"the server has {seen.memory()} MB of memory at the most, and {memory} then"):
+            assert seen.memory() <= memory + 20, seen.memory()
+        with checks(f"a service got {seen.tokens} tokens meanwhile, one in 4 s at least"):
             assert seen.tokens >= seconds / 4, seen.tokens
     checks.close()
 
