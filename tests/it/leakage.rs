@@ -27,7 +27,8 @@ use sealwright::store::{Db, Location, Options, audit};
 use serde_json::Value;
 
 use crate::edge::{Reply, Wire};
-use crate::support::{Engine, FORM, INTROSPECT, Place, REVOKE, TOKEN, basic, both, client, encode, free_port, until};
+use crate::process;
+use crate::support::{Engine, FORM, INTROSPECT, Place, REVOKE, TOKEN, basic, both, client, encode, until};
 use crate::tls::made;
 
 /// A master key that is nobody else's.
@@ -54,7 +55,7 @@ impl Running {
     /// Starts it and waits until it is ready.
     pub async fn start(engine: Engine, more: &str) -> Self {
         let place = Arc::new(Place::new(engine).await);
-        let (port, tls_port, management) = (free_port(), free_port(), free_port());
+        let (port, tls_port, management) = (process::port(), process::port(), process::port());
         let certificate = made(1);
         private(&place.folder.join("tls.pem"), &certificate.pem);
         private(&place.folder.join("key.pem"), &certificate.key);
@@ -638,7 +639,7 @@ async fn t174_a_start_that_fails_quotes_no_secret() {
         Canary::new("the imported secret", IMPORTED),
         Canary::new("the wrong secret", WRONG),
     ];
-    let closed = free_port();
+    let closed = process::port();
     let base = format!("issuer = \"http://127.0.0.1:{closed}\"\n[log]\nfilter = \"trace\"\n");
     let with_key = format!("[master_key]\nvalue = \"{MASTER}\"\n[database]\n");
     for text in [

@@ -1,6 +1,5 @@
 //! A server in this process, on either engine, and a client to talk to it.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +20,8 @@ use serde_json::Value;
 use sqlx::{Connection, Executor};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
+
+use crate::process;
 
 /// Defines a test that runs on both engines: `name::sqlite` and `name::postgres`.
 macro_rules! both {
@@ -212,7 +213,7 @@ impl Server {
 
     /// Without `seeded` it makes its own signing keys, as a first start does.
     pub async fn start(place: Arc<Place>, clock: Clock, seeded: bool, change: impl FnOnce(&mut Config)) -> Self {
-        let port = free_port();
+        let port = process::port();
         let mut config = Config::default();
         config.issuer = Some(Issuer::parse(&format!("http://127.0.0.1:{port}")).unwrap());
         config.http.listen = vec![format!("127.0.0.1:{port}").parse().unwrap()];
@@ -394,10 +395,6 @@ pub fn part(token: &str, at: usize) -> Value {
 /// RFC 7636, appendix B: the verifier of every test, and its challenge.
 pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// Asks until it is so. The bound is only there for the test to end.
 pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

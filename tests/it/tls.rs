@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::process::{Node, Process};
-use crate::support::{Answer, EXAMPLE, Engine, FORM, SECRET, Server, TOKEN, basic, encode, free_port, part, until};
+use crate::process::{self, Node, Process};
+use crate::support::{Answer, EXAMPLE, Engine, FORM, SECRET, Server, TOKEN, basic, encode, part, until};
 
 /// A self-signed certificate for localhost with its key.
 pub struct Made {
@@ -46,7 +46,7 @@ impl Secured {
         let folder = std::env::temp_dir()
             .join(format!("sealwright_tls_{:016x}", u64::from_be_bytes(sealwright::secret::random().unwrap())));
         std::fs::create_dir(&folder).unwrap();
-        let (certificate, key, port) = (folder.join("tls.pem"), folder.join("key.pem"), free_port());
+        let (certificate, key, port) = (folder.join("tls.pem"), folder.join("key.pem"), process::port());
         write(&certificate, &first.pem);
         write(&key, &first.key);
         let (certificate_file, key_file) = (certificate.clone(), key.clone());
@@ -219,7 +219,7 @@ async fn sighup_reads_the_certificate_again() {
     let written_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let [first, second] = &both;
     let node = Node::new(Engine::Sqlite).await;
-    let (port, folder) = (crate::process::port(), node.place.folder.clone());
+    let (port, folder) = (process::port(), node.place.folder.clone());
     let put = |made: &Made| {
         for (name, text) in [("tls.pem", &made.pem), ("key.pem", &made.key)] {
             let path = folder.join(name);
